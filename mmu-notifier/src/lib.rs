@@ -11,6 +11,4 @@ pub mod sync;
 pub use range::{AddressRange, PAGE_SIZE, RangeError};
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-compile_error!(
-    "underlay runs on x86_64 Linux only: it needs that architecture's KVM and page-table formats"
-);
+compile_error!("underlay runs on x86_64 Linux only: it needs that architecture's KVM and page-table formats");

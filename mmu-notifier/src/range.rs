@@ -113,10 +113,8 @@ impl AddressRange {
     /// What the two ranges have in common, if anything.
     #[must_use]
     pub fn intersection(self, other: Self) -> Option<Self> {
-        self.overlaps(other).then(|| Self {
-            start: self.start.max(other.start),
-            end: self.end.min(other.end),
-        })
+        self.overlaps(other)
+            .then(|| Self { start: self.start.max(other.start), end: self.end.min(other.end) })
     }
 }
 
@@ -144,19 +142,10 @@ mod tests {
     #[test]
     fn each_bad_input_has_its_own_error() {
         assert_eq!(AddressRange::new(0, 0), Err(RangeError::Empty { start: 0 }));
-        assert_eq!(
-            AddressRange::new(1, 4096),
-            Err(RangeError::UnalignedStart { start: 1 })
-        );
-        assert_eq!(
-            AddressRange::new(0, 4097),
-            Err(RangeError::UnalignedLength { len: 4097 })
-        );
+        assert_eq!(AddressRange::new(1, 4096), Err(RangeError::UnalignedStart { start: 1 }));
+        assert_eq!(AddressRange::new(0, 4097), Err(RangeError::UnalignedLength { len: 4097 }));
         let (start, len) = (u64::MAX - 4095, 4096);
-        assert_eq!(
-            AddressRange::new(start, len),
-            Err(RangeError::Wraps { start, len })
-        );
+        assert_eq!(AddressRange::new(start, len), Err(RangeError::Wraps { start, len }));
     }
 
     #[test]
