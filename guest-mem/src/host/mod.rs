@@ -1,0 +1,29 @@
+//! The host's memory system calls: all that the crate makes, and nothing else.
+//!
+//! Everything here is safe to call: offsets are checked against the mapping they are for, and what was mapped is
+//! unmapped on drop. Errors are the system's own; the modules above say what they mean.
+#![expect(unsafe_code, reason = "system calls that map and unmap memory cannot be checked by the compiler")]
+
+mod file;
+mod mapping;
+mod memfd;
+mod pages;
+mod probe;
+mod process;
+mod userfaultfd;
+
+pub use file::BackingFileError;
+pub(crate) use file::open_regular;
+pub(crate) use mapping::{Advice, MapError, Mapping, Source};
+pub(crate) use memfd::{allocated_bytes, memfd, punch_hole, reserve_huge_pages};
+pub(crate) use pages::MoveError;
+pub(crate) use probe::{collapse, name_anonymous, pagemap_scan, populate_write};
+pub(crate) use process::thp_disabled_for_process;
+pub(crate) use userfaultfd::Userfaultfd;
+
+use std::io;
+
+/// What a system call that returns 0 or -1 said.
+fn checked(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,201 @@
+//! Guest RAM.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mmu_notifier::AddressRange;
+
+use crate::backing::BASE_PAGE;
+use crate::discard::{self, FreeError, Zap};
+use crate::host::{self, Advice, Mapping};
+use crate::report::Smaps;
+use crate::shared_hugetlb;
+use crate::{
+    Backing, ByteSize, DiscardError, Discarded, GuestMemoryView, NotifierOwner, RamReport, ReportError,
+};
+
+/// One stretch of guest-physical memory: mapped in this process, ready to be given to KVM.
+///
+/// Dropping it unmaps the memory, or leaves that to the last clone of its [`view`](Self::view). KVM keeps the host
+/// address without owning it, so drop the VM, or delete its memory slot, first.
+#[derive(Debug)]
+pub struct GuestRam {
+    pub(crate) mapping: Arc<Mapping>,
+    pub(crate) store: Store,
+    pub(crate) view: GuestMemoryView,
+    pub(crate) backing: Backing,
+    pub(crate) size: ByteSize,
+    pub(crate) owner: NotifierOwner,
+    /// Held by the one discard that runs: a page found present stays so until its edge is zeroed.
+    pub(crate) discarding: Mutex<()>,
+}
+
+/// Who owns the pages of a mapping.
+#[derive(Debug)]
+pub(crate) enum Store {
+    /// The mapping does.
+    Private,
+    /// This memfd does.
+    Memfd(File),
+    /// This `guest_memfd` does.
+    GuestMemfd(File),
+}
+
+/// The address in this process of the first byte of a guest RAM.
+///
+/// Holding one tells you that it is a multiple of the backing's [`largest_page`](Backing::largest_page); it does not
+/// keep the memory mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostAddress(usize);
+
+impl HostAddress {
+    /// The address as a number, as `KVM_SET_USER_MEMORY_REGION` takes it.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+impl fmt::Display for HostAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl GuestRam {
+    /// The memory as vm-memory's traits see it.
+    ///
+    /// A clone of it keeps the memory mapped, and readable and writable, for as long as it lives.
+    #[must_use]
+    pub fn view(&self) -> &GuestMemoryView {
+        &self.view
+    }
+
+    /// Where the memory begins in this process.
+    #[must_use]
+    pub fn host_address(&self) -> HostAddress {
+        HostAddress(self.mapping.address())
+    }
+
+    /// How many bytes the guest sees.
+    #[must_use]
+    pub const fn size(&self) -> ByteSize {
+        self.size
+    }
+
+    /// What the pages are made of.
+    #[must_use]
+    pub const fn backing(&self) -> &Backing {
+        &self.backing
+    }
+
+    /// Where the guest sees the memory, in guest-physical bytes.
+    #[must_use]
+    pub const fn range(&self) -> AddressRange {
+        self.owner.range()
+    }
+
+    /// The `guest_memfd` that KVM is to fault pages from; `None` for every other backing.
+    #[must_use]
+    pub fn guest_memfd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.store {
+            Store::GuestMemfd(file) => Some(file.as_fd()),
+            Store::Private | Store::Memfd(_) => None,
+        }
+    }
+
+    /// Who announces changes of this memory.
+    #[must_use]
+    pub const fn owner(&self) -> &NotifierOwner {
+        &self.owner
+    }
+
+    /// Takes the pages of `range`, in guest-physical bytes, away from the guest and gives them to the kernel.
+    ///
+    /// When this returns, the range reads as it did when the RAM was new: zeros, or the file's bytes. Pages of hugetlb
+    /// that only partly lie in the range stay, and are zeroed there. Those that are freed go back to the pool, reserved
+    /// for this RAM again: a later touch finds one. (For a private backing the kernel renews the reservation itself,
+    /// since Linux 6.9; before, another process may take the page.)
+    ///
+    /// Of two concurrent calls one waits for the other. What the guest or a device writes into the range meanwhile
+    /// may be kept or be lost, but touching it does not fail. (With private hugetlb it may, by SIGBUS or `EFAULT` from
+    /// `KVM_RUN`, while the kernel holds the old page for the fault of another vCPU, a system call or a device: that page
+    /// is promised again before it is free.)
+    ///
+    /// Shared hugetlb is replaced by plain memory while its pages are freed. What is discarded of it stays a mapping
+    /// of its own, so that RAM may come to have as many mappings as huge pages (`vm.max_map_count` limits them), and
+    /// where `vm.overcommit_memory` is 2, the range must fit into the limit.
+    ///
+    /// # Errors
+    /// [`DiscardError`]; unless it is `OutOfRange`, part of the range may have been discarded. After `RamLost` no part of
+    /// the RAM can be used. Hugetlb needs Linux 5.18, memory that is locked (`mlock`) cannot be discarded.
+    pub fn discard(&self, range: AddressRange) -> Result<Discarded, DiscardError> {
+        let _one_at_a_time = self.discarding.lock().unwrap_or_else(PoisonError::into_inner);
+        discard::discard(&self.owner, self, self.backing.page_size(), range)
+    }
+
+    /// How much of the memory is there.
+    ///
+    /// Meant for now and then: for a private backing it reads `/proc/self/smaps` up to this mapping.
+    ///
+    /// # Errors
+    /// [`ReportError`] if the kernel does not say.
+    pub fn report(&self) -> Result<RamReport, ReportError> {
+        let smaps = || {
+            let start = self.host_address().get();
+            Smaps::of(start..start + self.mapping.len())
+        };
+        let hugetlb = self.backing.is_hugetlb();
+        let (resident, huge) = match &self.store {
+            Store::Private if hugetlb => {
+                let hugetlb = smaps()?.hugetlb;
+                (hugetlb, Some(hugetlb))
+            }
+            Store::Private => {
+                let smaps = smaps()?;
+                (smaps.rss, Some(smaps.thp))
+            }
+            Store::Memfd(file) => {
+                let blocks = host::allocated_bytes(file).map_err(ReportError::Stat)?;
+                (blocks, Some(if hugetlb { blocks } else { smaps()?.thp }))
+            }
+            Store::GuestMemfd(_) => {
+                // Its st_blocks is always 0, and Rss knows only what this process touched; the page cache knows all.
+                let resident = self.mapping.resident_bytes(0..self.mapping.len());
+                (resident.map_err(ReportError::Residency)?, None)
+            }
+        };
+        Ok(RamReport { guest_bytes: self.size.bytes(), resident_bytes: Some(resident), huge_bytes: huge })
+    }
+}
+
+impl Zap for GuestRam {
+    fn free(&self, range: Range<u64>) -> Result<(), FreeError> {
+        match &self.store {
+            Store::Private => self.mapping.advise(range, Advice::DontNeed),
+            Store::Memfd(file) if self.backing.is_hugetlb() => {
+                return shared_hugetlb::free(&self.mapping, file, &range);
+            }
+            Store::Memfd(file) | Store::GuestMemfd(file) => host::punch_hole(file, &range),
+        }
+        .map_err(FreeError::Refused)
+    }
+
+    fn is_present(&self, page: u64) -> io::Result<bool> {
+        // A page of hugetlb is there as a whole or not at all. No page gets into the memfd but by a fault of this
+        // mapping, so the page table knows those too.
+        let first = page..page + BASE_PAGE;
+        Ok(self.mapping.resident_bytes(first)? > 0)
+    }
+
+    fn zero(&self, range: Range<u64>) -> io::Result<()> {
+        self.mapping.zero(range)
+    }
+}
+
+#[cfg(test)]
+mod tests;
