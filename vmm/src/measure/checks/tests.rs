@@ -1,0 +1,105 @@
+use std::num::NonZeroU32;
+
+use super::*;
+use crate::{
+    measure::{Pass, Timer, histogram},
+    report::{HostFaults, KvmFaults, Mapped},
+};
+
+const PAGES: u64 = 1024;
+
+fn pass(slow: u64, faults: u64) -> Pass {
+    let mut ticks = histogram().unwrap();
+    ticks.record_n(100, PAGES).unwrap();
+    Pass {
+        touches: PAGES,
+        ticks,
+        slow,
+        wall_ns: 10_000_000,
+        kvm_run_ns: 10_020_000,
+        kvm: KvmFaults { pf_taken: faults + 1, pf_fixed: faults, pf_emulate: 1, ..KvmFaults::default() },
+        host: HostFaults::default(),
+    }
+}
+
+/// A sample of sequential writes that bears out everything, and its plan.
+fn good() -> (Plan, Sample) {
+    let plan = Plan::new("4M".parse().unwrap());
+    let sample = Sample {
+        first: pass(PAGES, PAGES),
+        second: pass(3, 0),
+        timer: Timer { cost: 50.0, step: 24 },
+        enter_ns: 20_000,
+        tsc_khz: NonZeroU32::new(2_000_000).unwrap(),
+        mapped: Mapped { pages_4k: PAGES, ..Mapped::default() },
+        resident_bytes: Some(4 << 20),
+    };
+    (plan, sample)
+}
+
+/// The names of the checks that fail when `spoil` has been at a good sample.
+fn failed(spoil: impl FnOnce(&mut Plan, &mut Sample)) -> Vec<String> {
+    let (mut plan, mut sample) = good();
+    spoil(&mut plan, &mut sample);
+    let checks = check_sample(&plan, &sample).into_iter();
+    checks.filter(|check| !check.ok).map(|check| check.name).collect()
+}
+
+#[test]
+fn a_good_sample_passes_all() {
+    let (plan, sample) = good();
+
+    assert_eq!(failed(|_, _| ()), [""; 0]);
+    assert_eq!(check_sample(&plan, &sample).len(), 7);
+}
+
+#[test]
+fn each_check_fails_when_its_figures_disagree() {
+    assert_eq!(failed(|_, sample| sample.second.ticks.clear()), ["touches_recorded"]);
+    assert_eq!(failed(|_, sample| sample.first.touches -= 1), ["touches_recorded"]);
+    assert_eq!(failed(|_, sample| sample.first.kvm.pf_spurious = 1), ["faults_add_up"]);
+    assert_eq!(failed(|_, sample| sample.mapped.pages_4k -= 1), ["mapping_covers_touches"]);
+    assert_eq!(failed(|_, sample| sample.first.slow = PAGES * 2), ["slow_touches_match_faults"]);
+    assert_eq!(failed(|_, sample| sample.first.slow = PAGES / 2), ["slow_touches_match_faults"]);
+    assert_eq!(failed(|_, sample| sample.second = pass(0, 1)), ["second_touch_is_quiet"]);
+    assert_eq!(failed(|_, sample| sample.resident_bytes = Some(8 << 20)), ["nothing_doubled"]);
+    assert_eq!(failed(|_, sample| sample.first.kvm_run_ns *= 2), ["wall_matches_kvm_run"]);
+}
+
+#[test]
+fn a_touch_that_reads_and_writes_may_take_three_faults_but_not_four() {
+    let with = |faults| {
+        failed(|plan, sample| {
+            plan.access = Access::ReadWrite;
+            sample.first = pass(PAGES, faults);
+        })
+    };
+
+    assert_eq!(with(3 * PAGES), [""; 0]);
+    assert_eq!(with(4 * PAGES), ["slow_touches_match_faults"]);
+}
+
+#[test]
+fn a_short_run_is_not_blamed_for_the_way_into_the_guest() {
+    let short = |plain| {
+        failed(|_, sample| {
+            sample.first.wall_ns = 20_000;
+            sample.first.kvm_run_ns = plain;
+        })
+    };
+
+    assert_eq!(short(55_000), [""; 0]);
+    assert_eq!(short(80_000), ["wall_matches_kvm_run"]);
+}
+
+#[test]
+fn several_samples_fail_together_with_the_first_that_does() {
+    let of = |ok, detail: &str| vec![check("a", ok, detail.to_owned())];
+    let samples = [of(true, "one"), of(false, "two"), of(false, "three")];
+
+    let combined = combine(&samples, 0);
+
+    assert_eq!(combined[0].detail, "two (2 of 3 samples disagree)");
+    assert!(!combined[0].ok);
+    assert_eq!(combine(&samples[..1], 0)[0].detail, "one");
+}
