@@ -1,1 +1,12 @@
-//! x
+//! The microVM monitor: KVM, vCPUs, the fault-driver guest, and what is measured with it.
+//!
+//! Guest memory comes from [`guest_mem`]; KVM's ioctls are all in [`kvm`].
+
+pub mod driver;
+pub mod host;
+pub mod interrupt;
+pub mod kvm;
+pub mod machine;
+pub mod measure;
+pub mod report;
+pub mod startup;

@@ -1,0 +1,46 @@
+//! The `underlay` command: launches microVMs and measures how their memory faults.
+
+mod args;
+mod closed_stdout;
+mod compare;
+mod failure;
+mod host;
+mod measure;
+mod output;
+mod progress;
+mod startup;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use clap::Parser;
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    init_log(args.verbose);
+    let result = closed_stdout::check().and_then(|()| match args.command {
+        Command::Measure(args) => measure::main(&args),
+        Command::Compare(args) => compare::main(&args),
+        Command::Host(args) => host::main(&args),
+        Command::Startup(args) => startup::main(&args),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// The library's log on stderr: warnings, and more with each -v.
+fn init_log(verbose: u8) {
+    let level = match verbose {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        2 => log::LevelFilter::Debug,
+        _ => log::LevelFilter::Trace,
+    };
+    env_logger::Builder::new().filter_level(level).format_timestamp(None).init();
+}
+
+/// The result of a subcommand.
+type Outcome<T = ()> = Result<T, Failure>;
