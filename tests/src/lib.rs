@@ -1,1 +1,12 @@
-//! x
+//! What the tests of this crate share: what they need of the host, and the `underlay` program.
+//!
+//! A test says what it [`Need`]s. What the host lacks is found out before the tests run; a test that misses something
+//! is skipped, which the runner shows and counts as `ignored`, and [`Suite::run`] says why at the end.
+
+mod command;
+mod needs;
+mod suite;
+
+pub use command::{Finished, underlay, underlay_path};
+pub use needs::{Need, huge_pages};
+pub use suite::Suite;

@@ -1,0 +1,51 @@
+//! A test program whose tests may be skipped for a reason that is found out when it runs.
+
+use std::{collections::HashMap, process::ExitCode};
+
+use libtest_mimic::{Arguments, Trial};
+
+use crate::Need;
+
+/// Tests to run, and those that this host cannot.
+#[derive(Debug, Default)]
+pub struct Suite {
+    trials: Vec<Trial>,
+    skipped: Vec<(String, String)>,
+    /// What each need's check said, asked once.
+    met: HashMap<Need, Result<(), String>>,
+}
+
+impl Suite {
+    /// A suite without tests.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a test, which fails by panicking. It is skipped where the host lacks one of its needs.
+    pub fn test(&mut self, name: impl Into<String>, needs: &[Need], body: impl FnOnce() + Send + 'static) {
+        let name = name.into();
+        let missing =
+            needs.iter().find_map(|need| self.met.entry(*need).or_insert_with(|| need.check()).clone().err());
+        let trial = Trial::test(name.clone(), move || {
+            body();
+            Ok(())
+        });
+        self.trials.push(trial.with_ignored_flag(missing.is_some()));
+        self.skipped.extend(missing.map(|reason| (name, reason)));
+    }
+
+    /// Runs the tests as the command line says.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let arguments = Arguments::from_args();
+        let conclusion = libtest_mimic::run(&arguments, self.trials);
+        if !arguments.list {
+            for (name, reason) in &self.skipped {
+                println!("skipped {name}: {reason}");
+            }
+            println!("skipped for want of something: {}\n", self.skipped.len());
+        }
+        conclusion.exit_code()
+    }
+}
