@@ -47,6 +47,9 @@ pub enum RangeError {
 }
 
 impl AddressRange {
+    /// Every address but those of the last page, which no half-open range of 64-bit ends can hold.
+    pub const ALL: Self = Self { start: 0, end: u64::MAX - (PAGE_SIZE - 1) };
+
     /// The range of `len` bytes that starts at `start`.
     ///
     /// # Errors
@@ -110,6 +113,12 @@ impl AddressRange {
         self.start < other.end && other.start < self.end
     }
 
+    /// The smallest range that covers both.
+    #[must_use]
+    pub fn hull(self, other: Self) -> Self {
+        Self { start: self.start.min(other.start), end: self.end.max(other.end) }
+    }
+
     /// What the two ranges have in common, if anything.
     #[must_use]
     pub fn intersection(self, other: Self) -> Option<Self> {
@@ -165,6 +174,8 @@ mod tests {
             prop_assert_eq!(pages(x).len() as u64, x.pages());
             prop_assert_eq!(x.overlaps(y), !common.is_empty());
             prop_assert_eq!(x.covers(y), common == pages(y));
+            prop_assert!(x.hull(y).covers(x) && x.hull(y).covers(y));
+            prop_assert_eq!(x.hull(y).len(), x.end().max(y.end()) - x.start().min(y.start()));
             prop_assert_eq!(x.intersection(y).map_or(Vec::new(), pages), common);
         }
     }
