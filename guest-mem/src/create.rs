@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use mmu_notifier::{AddressRange, RangeError};
+use mmu_notifier::{AddressRange, RangeError, Subscriptions};
 use vm_memory::GuestRegionCollectionError;
 
 use crate::host::{self, Advice, MapError, Mapping, Source};
@@ -17,8 +17,8 @@ use crate::numa::check_node;
 use crate::prefault::prefault;
 use crate::ram::Store;
 use crate::{
-    Backing, BackingFileError, ByteSize, GuestMemoryView, GuestRam, GuestRamConfig, GuestRegion,
-    NotifierOwner, NumaError, Prefault, Unavailable,
+    Backing, BackingFileError, ByteSize, GuestMemoryView, GuestRam, GuestRamConfig, GuestRegion, NumaError,
+    Prefault, Unavailable,
 };
 
 /// Why guest RAM could not be made; whatever had been made of it is gone again.
@@ -184,7 +184,8 @@ impl GuestRam {
             store,
             backing,
             size,
-            owner: NotifierOwner::new(range),
+            owner: Subscriptions::new(),
+            range,
             discarding: Mutex::new(()),
         })
     }

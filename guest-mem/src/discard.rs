@@ -3,9 +3,7 @@
 use std::io;
 use std::ops::Range;
 
-use mmu_notifier::AddressRange;
-
-use crate::owner::NotifierOwner;
+use mmu_notifier::{AddressRange, Event, Invalidation, Subscriptions};
 
 /// What a discard did; the two add up to the length of the range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,22 +86,23 @@ pub(crate) trait Zap {
     fn zero(&self, range: Range<u64>) -> io::Result<()>;
 }
 
-/// Discards `range` of the RAM that `owner` speaks for, whose pages have `page` bytes.
+/// Discards `range` of the RAM at `ram`, whose pages have `page` bytes, and announces it to the subscribers of `owner`.
 pub(crate) fn discard(
-    owner: &NotifierOwner,
+    owner: &Subscriptions,
+    ram: AddressRange,
     memory: &impl Zap,
     page: u64,
     range: AddressRange,
 ) -> Result<Discarded, DiscardError> {
-    let ram = owner.range();
     if !ram.covers(range) {
         return Err(DiscardError::OutOfRange { range, ram });
     }
     let start = range.start() - ram.start();
     let parts = Parts::of(start..start + range.len(), page);
 
-    let invalidation = owner.invalidate(range);
-    let refused = |source| DiscardError::Refused { range: invalidation.range(), source };
+    // Until after the last page has gone, also when that fails half-way.
+    let _invalidation = owner.invalidate_range_start(owner.exempt(), Invalidation::new(range, Event::Clear));
+    let refused = |source| DiscardError::Refused { range, source };
     for edge in parts.edges() {
         // A page is never made only to be zeroed: one that is not there reads as zeros already.
         if memory.is_present(edge.start / page * page).map_err(refused)? {

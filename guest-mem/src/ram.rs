@@ -7,16 +7,14 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mmu_notifier::AddressRange;
+use mmu_notifier::{AddressRange, Subscriptions};
 
 use crate::backing::BASE_PAGE;
 use crate::discard::{self, FreeError, Zap};
 use crate::host::{self, Advice, Mapping};
 use crate::report::Smaps;
 use crate::shared_hugetlb;
-use crate::{
-    Backing, ByteSize, DiscardError, Discarded, GuestMemoryView, NotifierOwner, RamReport, ReportError,
-};
+use crate::{Backing, ByteSize, DiscardError, Discarded, GuestMemoryView, RamReport, ReportError};
 
 /// One stretch of guest-physical memory: mapped in this process, ready to be given to KVM.
 ///
@@ -24,13 +22,16 @@ use crate::{
 /// address without owning it, so drop the VM, or delete its memory slot, first.
 #[derive(Debug)]
 pub struct GuestRam {
+    /// Dropped first: who keeps translations is released before the memory goes.
+    pub(crate) owner: Subscriptions,
+    pub(crate) range: AddressRange,
     pub(crate) mapping: Arc<Mapping>,
     pub(crate) store: Store,
     pub(crate) view: GuestMemoryView,
     pub(crate) backing: Backing,
     pub(crate) size: ByteSize,
-    pub(crate) owner: NotifierOwner,
-    /// Held by the one discard that runs: a page found present stays so until its edge is zeroed.
+    /// Held by the one discard that runs, from before its start until after its end: a page found present stays so
+    /// until its edge is zeroed. Above every lock that a subscriber's callback takes.
     pub(crate) discarding: Mutex<()>,
 }
 
@@ -96,7 +97,7 @@ impl GuestRam {
     /// Where the guest sees the memory, in guest-physical bytes.
     #[must_use]
     pub const fn range(&self) -> AddressRange {
-        self.owner.range()
+        self.range
     }
 
     /// The `guest_memfd` that KVM is to fault pages from; `None` for every other backing.
@@ -108,9 +109,13 @@ impl GuestRam {
         }
     }
 
-    /// Who announces changes of this memory.
+    /// Whom every change of this memory is announced to: whoever keeps a translation of it registers here.
+    ///
+    /// The kernel resolves the guest's faults, so only what this process takes away is announced, a discard above all;
+    /// its invalidations hold no lock of the notifiers' ([`exempt`](Subscriptions::exempt)). Subscribers are released
+    /// when the RAM is dropped, before it is unmapped.
     #[must_use]
-    pub const fn owner(&self) -> &NotifierOwner {
+    pub const fn owner(&self) -> &Subscriptions {
         &self.owner
     }
 
@@ -121,7 +126,8 @@ impl GuestRam {
     /// for this RAM again: a later touch finds one. (For a private backing the kernel renews the reservation itself,
     /// since Linux 6.9; before, another process may take the page.)
     ///
-    /// Of two concurrent calls one waits for the other. What the guest or a device writes into the range meanwhile
+    /// Every subscriber of the [`owner`](Self::owner) has stopped using the range before a page goes. Not to be called in
+    /// a callback of one. Of two concurrent calls one waits for the other. What the guest or a device writes into the range meanwhile
     /// may be kept or be lost, but touching it does not fail. (With private hugetlb it may, by SIGBUS or `EFAULT` from
     /// `KVM_RUN`, while the kernel holds the old page for the fault of another vCPU, a system call or a device: that page
     /// is promised again before it is free.)
@@ -135,7 +141,7 @@ impl GuestRam {
     /// the RAM can be used. Hugetlb needs Linux 5.18, memory that is locked (`mlock`) cannot be discarded.
     pub fn discard(&self, range: AddressRange) -> Result<Discarded, DiscardError> {
         let _one_at_a_time = self.discarding.lock().unwrap_or_else(PoisonError::into_inner);
-        discard::discard(&self.owner, self, self.backing.page_size(), range)
+        discard::discard(&self.owner, self.range, self, self.backing.page_size(), range)
     }
 
     /// How much of the memory is there.

@@ -1,21 +1,61 @@
 use super::*;
-use mmu_notifier::PAGE_SIZE;
+use mmu_notifier::{PAGE_SIZE, Subscriber, WouldBlock};
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
 /// Bytes in a made-up huge page: four base pages.
 const HUGE: u64 = 4 * PAGE_SIZE;
 /// Where the made-up RAM begins.
 const BASE: u64 = 1 << 20;
 
-fn owner() -> NotifierOwner {
-    NotifierOwner::new(AddressRange::new(BASE, 8 * HUGE).unwrap())
+type Calls = Arc<Mutex<Vec<(&'static str, AddressRange)>>>;
+
+/// An owner whose one subscriber notes what it is told, where the model notes what is done to it.
+struct Owner {
+    subscriptions: Subscriptions,
+    calls: Calls,
+}
+
+struct Notes(Calls);
+
+impl Subscriber for Notes {
+    fn name(&self) -> &'static str {
+        "notes"
+    }
+
+    fn invalidate_range_start(&self, invalidation: &Invalidation) -> Result<(), WouldBlock> {
+        self.0.lock().unwrap().push(("start", invalidation.range()));
+        Ok(())
+    }
+
+    fn invalidate_range_end(&self, invalidation: &Invalidation) {
+        self.0.lock().unwrap().push(("end", invalidation.range()));
+    }
+}
+
+impl Owner {
+    fn discard(&self, memory: &impl Zap, range: AddressRange) -> Result<Discarded, DiscardError> {
+        let ram = AddressRange::new(BASE, 8 * HUGE).unwrap();
+        discard(&self.subscriptions, ram, memory, HUGE, range)
+    }
+
+    /// What was called so far, oldest first.
+    fn calls(&self) -> Vec<(&'static str, AddressRange)> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+fn owner() -> Owner {
+    let (subscriptions, calls) = (Subscriptions::new(), Calls::default());
+    subscriptions.register(Arc::new(Notes(calls.clone()))).unwrap();
+    Owner { subscriptions, calls }
 }
 
 /// RAM that is a set of huge pages that are there, and a set of base pages that hold something.
 struct Model<'a> {
-    owner: &'a NotifierOwner,
+    owner: &'a Owner,
     present: RefCell<BTreeSet<u64>>,
     filled: RefCell<BTreeSet<u64>>,
     refuses: Option<&'static str>,
@@ -23,7 +63,7 @@ struct Model<'a> {
 
 impl<'a> Model<'a> {
     /// RAM of which the huge pages `present` are there, and full.
-    fn with(owner: &'a NotifierOwner, present: impl IntoIterator<Item = u64>) -> Self {
+    fn with(owner: &'a Owner, present: impl IntoIterator<Item = u64>) -> Self {
         let present: BTreeSet<u64> = present.into_iter().collect();
         let filled = present.iter().flat_map(|huge| huge * 4..huge * 4 + 4).collect();
         Self { owner, present: present.into(), filled: RefCell::new(filled), refuses: None }
@@ -31,7 +71,8 @@ impl<'a> Model<'a> {
 
     fn called(&self, what: &'static str, range: &Range<u64>) -> io::Result<()> {
         let len = range.end - range.start;
-        self.owner.record(what, AddressRange::new(BASE + range.start, len).unwrap());
+        let range = AddressRange::new(BASE + range.start, len).unwrap();
+        self.owner.calls.lock().unwrap().push((what, range));
         match self.refuses {
             Some(refused) if refused == what => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
             _ => Ok(()),
@@ -74,7 +115,7 @@ fn every_zap_lies_between_start_and_end() {
     let owner = owner();
     let model = Model::with(&owner, 0..8);
 
-    let discarded = discard(&owner, &model, HUGE, pages(3, 6)).unwrap();
+    let discarded = owner.discard(&model, pages(3, 6)).unwrap();
 
     let zeroed_bytes = 2 * PAGE_SIZE;
     assert_eq!(discarded, Discarded { freed_bytes: HUGE, zeroed_bytes });
@@ -95,7 +136,7 @@ fn an_error_ends_the_invalidation() {
     for refuses in ["zero", "free"] {
         let model = Model { refuses: Some(refuses), ..Model::with(&owner, 0..8) };
 
-        let result = discard(&owner, &model, HUGE, pages(3, 6));
+        let result = owner.discard(&model, pages(3, 6));
 
         assert!(matches!(result, Err(DiscardError::Refused { .. })), "{result:?}");
         assert_eq!(owner.calls().last(), Some(&("end", pages(3, 6))));
@@ -107,7 +148,7 @@ fn a_lost_reservation_has_its_own_error() {
     let owner = owner();
     let model = Model { refuses: Some("reserve"), ..Model::with(&owner, 0..8) };
 
-    let result = discard(&owner, &model, HUGE, pages(0, 4));
+    let result = owner.discard(&model, pages(0, 4));
 
     assert!(matches!(result, Err(DiscardError::ReservationLost { .. })), "{result:?}");
     assert_eq!(owner.calls().last(), Some(&("end", pages(0, 4))));
@@ -119,7 +160,7 @@ fn a_range_outside_announces_nothing() {
     let model = Model::with(&owner, 0..8);
     let outside = AddressRange::new(BASE - PAGE_SIZE, 2 * PAGE_SIZE).unwrap();
 
-    let result = discard(&owner, &model, HUGE, outside);
+    let result = owner.discard(&model, outside);
 
     assert!(matches!(result, Err(DiscardError::OutOfRange { .. })), "{result:?}");
     assert_eq!(owner.calls(), []);
@@ -156,7 +197,7 @@ proptest! {
         let owner = owner();
         let model = Model::with(&owner, present.clone());
 
-        let discarded = discard(&owner, &model, HUGE, pages(first, count)).unwrap();
+        let discarded = owner.discard(&model, pages(first, count)).unwrap();
 
         let in_range = |page: u64| (first..first + count).contains(&page);
         let untouched = present.iter().flat_map(|huge| huge * 4..huge * 4 + 4).filter(|&page| !in_range(page));

@@ -1,13 +1,16 @@
 //! Discards under a running guest: what is discarded reads as new, what is not stays.
 
-use std::thread;
+use std::{
+    sync::{Arc, Mutex},
+    thread,
+};
 
-use guest_mem::{Backing, HugePageSize};
-use mmu_notifier::AddressRange;
+use guest_mem::{Backing, GuestMemoryView, HugePageSize};
+use mmu_notifier::{AddressRange, Invalidation, Subscriber, WouldBlock};
 use underlay_tests::{Need, Suite, huge_pages};
 use vm_memory::{Bytes, GuestAddress};
 use vmm::{
-    driver::{Access, Command, Op, RAM_BASE},
+    driver::{Access, Command, Op, RAM_BASE, pattern},
     machine::Machine,
 };
 
@@ -38,6 +41,7 @@ pub(crate) fn add_to(suite: &mut Suite) {
         suite.test(name, &[Need::Kvm, page], move || gigabyte(&backing));
     }
     suite.test("discard::file_reads_as_the_file_again", &[Need::Kvm], file);
+    suite.test("discard::a_subscriber_is_told_before_the_page_goes", &[Need::Kvm], told_before);
 }
 
 fn range(offset: u64, len: u64) -> AddressRange {
@@ -146,4 +150,46 @@ fn keeps(backing: &Backing) {
     run(&mut machine, words(Op::Fill, half, half, 4));
     let refilled = run(&mut machine, words(Op::Verify, half, half, 4)).outcome;
     assert_eq!(refilled.mismatches, 0, "the upper half can be used again");
+}
+
+/// Looks, whenever it is told of a change, at what is there.
+struct Witness {
+    view: GuestMemoryView,
+    seen: Mutex<Vec<u64>>,
+}
+
+impl Witness {
+    fn look(&self, at: u64) {
+        self.seen.lock().unwrap().push(self.view.read_obj(GuestAddress(at)).unwrap());
+    }
+}
+
+impl Subscriber for Witness {
+    fn name(&self) -> &'static str {
+        "witness"
+    }
+
+    fn invalidate_range_start(&self, invalidation: &Invalidation) -> Result<(), WouldBlock> {
+        self.look(invalidation.range().start());
+        Ok(())
+    }
+
+    fn invalidate_range_end(&self, invalidation: &Invalidation) {
+        self.look(invalidation.range().start());
+    }
+}
+
+fn told_before() {
+    let mut machine = machine(Backing::Anonymous, M, 1);
+    let ram = machine.ram().clone();
+    run(&mut machine, words(Op::Fill, 0, M, 6));
+    let witness = Arc::new(Witness { view: ram.view().clone(), seen: Mutex::default() });
+    let id = ram.owner().register(witness.clone()).unwrap();
+
+    ram.discard(range(0x8000, 0x1000)).unwrap();
+    ram.owner().unregister(id).unwrap();
+    ram.discard(range(0, 0x1000)).unwrap();
+
+    // At the start the page was there as the guest had left it, at the end it was gone; nothing was told afterwards.
+    assert_eq!(*witness.seen.lock().unwrap(), [pattern(RAM_BASE + 0x8000, 6), 0]);
 }
