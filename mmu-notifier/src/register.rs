@@ -4,15 +4,16 @@
 //! subscriber, is still going on. Two engines give it:
 //!
 //! - [`GracePeriod`]: publish the subscriber; fence; find the operations that are marked in flight; wait for exactly
-//!   those. Costs what is in flight, whatever is mapped. Operations that begin later are announced and not waited
-//!   for, so they cannot starve it.
+//!   those. Costs what is in flight, whatever is mapped. Operations that begin after that look are announced and not
+//!   waited for, so they cannot starve it. One that begins between the publication and the look is announced *and*
+//!   waited for: whoever keeps an operation open must not wait for a registration that may be under way.
 //! - [`AllLocks`]: take every lock under which an invalidation may run, publish, drop them. It leans on every
 //!   invalidation holding one of these locks from before its start until after its end: that is what the
 //!   [`Witness`](crate::Witness) of a start is for. It also keeps out faults that only add entries. Invalidations
 //!   that are [exempt](Subscriptions::exempt) from the witness are waited for as the other engine does.
 //!
-//! The default is the grace period: it was faster by orders of magnitude at every size (the crate's README has the
-//! figures), and it disturbs nobody.
+//! The default is the grace period: it disturbs nobody, and with no operation in flight it cost 0.1 µs whatever was
+//! mapped, where all locks cost twice that with nothing mapped and 0.94 ms at 60,000 mappings (the crate's README).
 
 use std::{sync::Arc, time::Instant};
 
@@ -79,7 +80,7 @@ impl Subscriptions {
     /// Registers `subscriber` by the default engine, [`GracePeriod`].
     ///
     /// Callbacks may come before this returns; translations may be kept only from then on. Sleeps while operations
-    /// that began before are in flight.
+    /// that began before, or just as it was published, are in flight.
     ///
     /// # Errors
     /// [`RegisterError`].
