@@ -18,7 +18,7 @@ use std::{
 };
 
 use crate::{
-    marks::{Mark, Marks},
+    marks::{HeldSlot, Marks},
     planted::{self, Bug},
     sync::{
         atomic::{
@@ -79,10 +79,10 @@ impl<S: ?Sized> Entry<S> {
         self.serial
     }
 
-    /// Calls the subscriber, unless the entry is closed. A mark runs one callback at a time.
+    /// Calls the subscriber, unless the entry is closed. A slot runs one callback at a time.
     #[inline]
-    pub(crate) fn call<R>(&self, mark: &Mark<'_>, callback: impl FnOnce(&S) -> R) -> Called<R> {
-        mark.begin_call(self.serial);
+    pub(crate) fn call<R>(&self, slot: HeldSlot<'_>, callback: impl FnOnce(&S) -> R) -> Called<R> {
+        slot.begin_call(self.serial);
         let called = if self.closed.load(Acquire) {
             Called::Closed
         } else {
@@ -99,7 +99,7 @@ impl<S: ?Sized> Entry<S> {
                 }
             })
         };
-        mark.end_call();
+        slot.end_call();
         called
     }
 

@@ -30,7 +30,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     AddressRange, IntervalSubscriber, Invalidation, RegisterError, Subscriptions, WouldBlock, WrongPlace,
     entry::{Called, Entry},
-    marks::{InFlight, Mark},
+    marks::{HeldSlot, InFlight},
     parking::Parking,
     planted::{self, Bug},
     subscriptions::{Phase, Shared},
@@ -118,7 +118,7 @@ impl IntervalEntry {
     /// Counts an invalidation as active and tells the subscriber.
     pub(crate) fn start(
         &self,
-        mark: &Mark<'_>,
+        slot: HeldSlot<'_>,
         invalidation: &Invalidation,
     ) -> Called<Result<(), WouldBlock>> {
         if !planted::is(Bug::ActiveLate) {
@@ -126,7 +126,7 @@ impl IntervalEntry {
             self.active.fetch_add(ONE, AcqRel);
         }
         let sequence = self.issued.fetch_add(1, Relaxed) + 1;
-        let called = self.entry.call(mark, |subscriber| {
+        let called = self.entry.call(slot, |subscriber| {
             subscriber
                 .invalidate(invalidation, SequenceUpdate { entry: self, sequence })
                 .map(|SequenceIsSet(())| ())

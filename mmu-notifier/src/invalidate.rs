@@ -5,6 +5,7 @@ use std::{fmt, ops::ControlFlow, panic::resume_unwind, sync::Arc};
 use crate::{
     AddressRange, Invalidation, Subscriptions, Witness, WouldBlock,
     entry::{Called, Panic},
+    marks::HeldSlot,
     planted::{self, Bug},
     rcu::Reading,
     subscriptions::{Shared, Snapshot},
@@ -48,6 +49,17 @@ enum Stopped {
     Panicked(Panic),
 }
 
+/// An invalidation on its way round the subscribers of its snapshot.
+///
+/// A copy of what the guard holds, made where there is a subscriber to tell. The guard itself is never lent out, so
+/// that it stays in registers where there is none: that made a start and its end twice as fast.
+struct Round<'r> {
+    slot: HeldSlot<'r>,
+    snapshot: &'r Snapshot,
+    invalidation: Invalidation,
+    told: Told,
+}
+
 impl Subscriptions {
     /// Announces that `invalidation` begins: before the range is closed to faults, under no page-table lock.
     ///
@@ -65,10 +77,11 @@ impl Subscriptions {
     ) -> InvalidationGuard<'a> {
         let _ = witness;
         let reading = self.shared().begin(&invalidation);
-        if reading.get().is_some() {
-            return InvalidationGuard::announce(reading, invalidation);
-        }
-        InvalidationGuard::untold(reading, invalidation)
+        let told = match reading.get() {
+            Some(snapshot) => Round::new(&reading, snapshot, invalidation).start(),
+            None => Told::default(),
+        };
+        InvalidationGuard { reading, invalidation, told }
     }
 
     /// As [`invalidate_range_start`](Self::invalidate_range_start), where the caller may not sleep.
@@ -86,19 +99,13 @@ impl Subscriptions {
         invalidation: Invalidation,
     ) -> Result<InvalidationGuard<'a>, Refused> {
         let _ = witness;
-        let mut guard =
-            InvalidationGuard::untold(self.shared().begin(&invalidation), invalidation.nonblock());
-        match guard.tell() {
-            Ok(()) => Ok(guard),
-            Err(Stopped::Refused(by)) => {
-                if planted::is(Bug::NoRollback) {
-                    guard.told.ranges = 0;
-                }
-                guard.reading.mark.tallies().refusals.bump_exclusive();
-                Err(Refused { by, range: invalidation.range() })
-            }
-            Err(Stopped::Panicked(panic)) => guard.give_up(panic),
-        }
+        let invalidation = invalidation.nonblock();
+        let reading = self.shared().begin(&invalidation);
+        let told = match reading.get() {
+            Some(snapshot) => Round::new(&reading, snapshot, invalidation).try_start()?,
+            None => Told::default(),
+        };
+        Ok(InvalidationGuard { reading, invalidation, told })
     }
 
     /// Ends an invalidation, as dropping the guard does: now the page may be freed or reused.
@@ -113,46 +120,74 @@ impl Shared {
     #[inline]
     fn begin(&self, invalidation: &Invalidation) -> Reading<'_, Snapshot> {
         let reading = self.rcu.read();
+        let slot = reading.slot();
         // An empty list needs no range: whoever comes meanwhile waits for this operation whatever it is on.
         if reading.get().is_some() {
             reading.mark.set_range(invalidation.range());
         }
-        reading.mark.tallies().events.bump_exclusive(invalidation.event());
+        slot.tallies().events.bump_exclusive(invalidation.event());
         if self.tallies.timed.get() != 0 {
-            reading.mark.start_clock();
+            slot.start_clock();
         }
         reading
     }
 
     /// Start and end for the intervals only.
     pub(crate) fn invalidate_intervals(&self, invalidation: Invalidation) -> Result<(), Panic> {
-        let mut guard = InvalidationGuard::untold(self.begin(&invalidation), invalidation);
-        match guard.tell_intervals() {
-            Err(Stopped::Panicked(panic)) => Err(panic),
-            Ok(()) | Err(Stopped::Refused(_)) => Ok(()),
+        let reading = self.begin(&invalidation);
+        let Some(snapshot) = reading.get() else {
+            return Ok(());
+        };
+        let mut round = Round::new(&reading, snapshot, invalidation);
+        let stopped = round.tell_intervals();
+        let panic = round.tell_end();
+        reading.slot().stop_clock();
+        match (stopped, panic) {
+            (Err(Stopped::Panicked(panic)), _) | (_, Some(panic)) => Err(panic),
+            (Ok(()) | Err(Stopped::Refused(_)), None) => Ok(()),
         }
     }
 }
 
-impl<'a> InvalidationGuard<'a> {
-    #[inline]
-    fn untold(reading: Reading<'a, Snapshot>, invalidation: Invalidation) -> Self {
-        Self { reading, invalidation, told: Told::default() }
-    }
-
+impl InvalidationGuard<'_> {
     /// What is being invalidated, and why.
     #[must_use]
     pub fn invalidation(&self) -> &Invalidation {
         &self.invalidation
     }
+}
 
+impl<'r> Round<'r> {
+    #[inline]
+    fn new(reading: &'r Reading<'_, Snapshot>, snapshot: &'r Snapshot, invalidation: Invalidation) -> Self {
+        Self { slot: reading.slot(), snapshot, invalidation, told: Told::default() }
+    }
+
+    /// Tells everybody of the start.
     #[inline(never)]
-    fn announce(reading: Reading<'a, Snapshot>, invalidation: Invalidation) -> Self {
-        let mut guard = Self::untold(reading, invalidation);
-        match guard.tell() {
+    fn start(mut self) -> Told {
+        match self.tell() {
             // A start that may block is not refused: nobody can make a refusal.
-            Ok(()) | Err(Stopped::Refused(_)) => guard,
-            Err(Stopped::Panicked(panic)) => guard.give_up(panic),
+            Ok(()) | Err(Stopped::Refused(_)) => self.told,
+            Err(Stopped::Panicked(panic)) => self.give_up(panic),
+        }
+    }
+
+    /// Tells everybody of the start, or nobody: those told before a refusal get their end.
+    #[inline(never)]
+    fn try_start(mut self) -> Result<Told, Refused> {
+        match self.tell() {
+            Ok(()) => Ok(self.told),
+            Err(Stopped::Refused(by)) => {
+                if planted::is(Bug::NoRollback) {
+                    self.told.ranges = 0;
+                }
+                self.slot.tallies().refusals.bump_exclusive();
+                let range = self.invalidation.range();
+                self.end();
+                Err(Refused { by, range })
+            }
+            Err(Stopped::Panicked(panic)) => self.give_up(panic),
         }
     }
 
@@ -162,13 +197,10 @@ impl<'a> InvalidationGuard<'a> {
     }
 
     fn tell_intervals(&mut self) -> Result<(), Stopped> {
-        let Self { reading, invalidation, told, .. } = self;
-        let Some(snapshot) = reading.get() else {
-            return Ok(());
-        };
+        let Self { slot, snapshot, invalidation, told } = self;
         let stopped = snapshot.intervals.overlapping(invalidation.range(), |interval| {
             told.intervals += 1;
-            match interval.start(&reading.mark, invalidation) {
+            match interval.start(*slot, invalidation) {
                 Called::Closed | Called::Returned(Ok(())) => ControlFlow::Continue(()),
                 Called::Returned(Err(WouldBlock { .. })) => {
                     ControlFlow::Break(Stopped::Refused(interval.entry.name().clone()))
@@ -180,12 +212,9 @@ impl<'a> InvalidationGuard<'a> {
     }
 
     fn tell_ranges(&mut self) -> Result<(), Stopped> {
-        let Self { reading, invalidation, told, .. } = self;
-        let Some(snapshot) = reading.get() else {
-            return Ok(());
-        };
+        let Self { slot, snapshot, invalidation, told } = self;
         for range in &snapshot.ranges {
-            match range.entry.call(&reading.mark, |s| s.invalidate_range_start(invalidation)) {
+            match range.entry.call(*slot, |s| s.invalidate_range_start(invalidation)) {
                 Called::Closed | Called::Returned(Ok(())) => told.ranges += 1,
                 Called::Returned(Err(WouldBlock { .. })) => {
                     if planted::is(Bug::EndToRefuser) {
@@ -205,28 +234,26 @@ impl<'a> InvalidationGuard<'a> {
     /// Ends for those who were told, then goes on with `panic`.
     #[cold]
     fn give_up(self, panic: Panic) -> ! {
-        drop(self);
+        // Whatever panics at the end too: the first panic says enough.
+        let _ = self.tell_end();
+        self.slot.stop_clock();
         resume_unwind(panic)
     }
 
-    /// The end, where there is anything to do for it.
+    /// The end, for exactly those who were told of the start.
     #[inline(never)]
-    fn end(&mut self) {
+    fn end(self) {
         let panic = self.tell_end();
-        self.reading.mark.stop_clock();
+        self.slot.stop_clock();
         // While a panic is under way already, a second one would end the process: the first one says enough.
         if let Some(panic) = panic.filter(|_| !std::thread::panicking()) {
             resume_unwind(panic);
         }
     }
 
-    /// Tells exactly those who were told of the start; the first panic among them.
-    fn tell_end(&mut self) -> Option<Panic> {
-        let Self { reading, invalidation, told, .. } = self;
-        let snapshot = reading.get();
-        #[cfg(all(test, loom))]
-        let snapshot = if planted::is(Bug::EndToCurrentList) { reading.get_latest() } else { snapshot };
-        let snapshot = snapshot?;
+    /// Tells those who were told of the start; the first panic among them.
+    fn tell_end(&self) -> Option<Panic> {
+        let Self { slot, snapshot, invalidation, told } = self;
         let mut active = 0..told.intervals;
         let _ = snapshot.intervals.overlapping(invalidation.range(), |interval| {
             if active.next().is_none() {
@@ -236,11 +263,10 @@ impl<'a> InvalidationGuard<'a> {
             ControlFlow::Continue(())
         });
         let mut panic = None;
-        let told = if planted::is(Bug::EndToCurrentList) { u32::MAX } else { told.ranges };
-        for range in snapshot.ranges.iter().take(told as usize) {
+        for range in snapshot.ranges.iter().take(told.ranges as usize) {
             // One that was unregistered since is closed, and so was one that was skipped at the start.
             if let Called::Panicked(payload) =
-                range.entry.call(&reading.mark, |s| s.invalidate_range_end(invalidation))
+                range.entry.call(*slot, |s| s.invalidate_range_end(invalidation))
             {
                 panic = panic.or(Some(payload));
             }
@@ -252,9 +278,16 @@ impl<'a> InvalidationGuard<'a> {
 impl Drop for InvalidationGuard<'_> {
     #[inline]
     fn drop(&mut self) {
+        let Self { reading, invalidation, told } = self;
+        let (mut told, mut snapshot) = (*told, reading.get());
+        if planted::is(Bug::EndToCurrentList) {
+            (told.ranges, snapshot) = (u32::MAX, reading.get_latest());
+        }
         // The mark ends with `self.reading`, also when this goes on panicking.
-        if self.reading.get().is_some() || self.reading.mark.is_timed() {
-            self.end();
+        match snapshot {
+            Some(snapshot) => Round { told, ..Round::new(reading, snapshot, *invalidation) }.end(),
+            None if reading.slot().is_timed() => reading.slot().stop_clock(),
+            None => {}
         }
     }
 }

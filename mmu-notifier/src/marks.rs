@@ -12,8 +12,9 @@
 //! ```
 //! Not both can miss the other: either the invalidation reads the new list, or registration finds its mark.
 //!
-//! A thread starts at the slot of its stripe, so threads do not write each other's cache lines. When every slot of a
-//! block is busy a further block is chained on: an allocation, once. Blocks live until the owner does.
+//! A thread starts at the slot of its stripe, and at another one when it meets somebody there, so threads do not write
+//! each other's cache lines. When every slot of a block is busy a further block is chained on: an allocation, once.
+//! Blocks live until the owner does.
 
 use std::{marker::PhantomData, num::NonZeroUsize, sync::OnceLock};
 
@@ -27,7 +28,7 @@ use crate::{
             AtomicU64,
             Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
         },
-        fence_after_rmw, stripe, thread_id,
+        fence_after_rmw, leave_stripe, stripe, thread_id,
     },
 };
 
@@ -87,6 +88,13 @@ pub(crate) struct Mark<'a> {
     on_this_thread: PhantomData<*const ()>,
 }
 
+/// The slot of a mark, for as long as the mark is held: what its holder may do there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeldSlot<'m> {
+    slot: &'m Slot,
+    on_this_thread: PhantomData<*const ()>,
+}
+
 /// An operation that was in flight when somebody looked: a slot's number, and the word it had.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InFlight {
@@ -111,8 +119,14 @@ impl Marks {
     #[cold]
     fn mark_elsewhere(&self, thread: NonZeroUsize) -> Mark<'_> {
         let mut block = &*self.first;
+        let home = &block.slots[stripe(thread, SLOTS)];
+        // Unless the slot is busy with a mark of our own, another thread is here.
+        if !home.is_held_by(thread) {
+            leave_stripe();
+        }
         loop {
-            if let Some(mark) = block.slots.iter().find_map(|slot| slot.claim(thread)) {
+            let (before, from) = block.slots.split_at(stripe(thread, SLOTS));
+            if let Some(mark) = from.iter().chain(before).find_map(|slot| slot.claim(thread)) {
                 return mark;
             }
             // Reading or setting `next` comes before the claim's fence, so whoever finds the list old by us finds the
@@ -133,9 +147,8 @@ impl Marks {
 
     /// Whether the calling thread holds a mark.
     pub(crate) fn held_by_this_thread(&self) -> bool {
-        let mine = held_by(thread_id());
-        // Relaxed: a thread sees its own stores, and whose another mark is does not matter.
-        self.slots().any(|slot| slot.word.load(Relaxed) & (STAMP - 1) & !WAITED == mine)
+        let thread = thread_id();
+        self.slots().any(|slot| slot.is_held_by(thread))
     }
 
     /// Whether `operation` is over; if so, what it did is seen.
@@ -185,6 +198,12 @@ impl Marks {
 }
 
 impl Slot {
+    /// Whether `thread`, which asks, holds the mark.
+    fn is_held_by(&self, thread: NonZeroUsize) -> bool {
+        // Relaxed: a thread sees its own stores, and whose another mark is does not matter.
+        self.word.load(Relaxed) & (STAMP - 1) & !WAITED == held_by(thread)
+    }
+
     /// Makes an idle slot busy for `thread`, and fences.
     #[inline]
     fn claim(&self, thread: NonZeroUsize) -> Option<Mark<'_>> {
@@ -227,27 +246,34 @@ impl Mark<'_> {
         self.slot.range_of.store(self.word, Release);
     }
 
+    /// Where the holder of this mark writes what only it may write.
+    #[inline]
+    pub(crate) fn slot(&self) -> HeldSlot<'_> {
+        HeldSlot { slot: self.slot, on_this_thread: PhantomData }
+    }
+}
+
+impl<'m> HeldSlot<'m> {
     /// The counters that the holder of this mark may write.
     #[inline]
-    pub(crate) fn tallies(&self) -> &SlotTallies {
+    pub(crate) fn tallies(self) -> &'m SlotTallies {
         &self.slot.tallies
     }
 
     /// Notes when the operation started.
     #[inline]
-    pub(crate) fn start_clock(&self) {
-        // Without lending `self`, so that a mark can stay in registers.
+    pub(crate) fn start_clock(self) {
         self.slot.start_clock();
     }
 
     /// Whether [`start_clock`](Self::start_clock) was called.
     #[inline]
-    pub(crate) fn is_timed(&self) -> bool {
+    pub(crate) fn is_timed(self) -> bool {
         self.tallies().started_ns.get() != 0
     }
 
     /// Tallies the time since [`start_clock`](Self::start_clock), if that was called.
-    pub(crate) fn stop_clock(&self) {
+    pub(crate) fn stop_clock(self) {
         let started = self.tallies().started_ns.get();
         if started != 0 {
             let took = counters::now().saturating_sub(started);
@@ -258,7 +284,7 @@ impl Mark<'_> {
 
     /// Announces that a callback of the subscription `serial` is about to run, and fences.
     #[inline]
-    pub(crate) fn begin_call(&self, serial: u64) {
+    pub(crate) fn begin_call(self, serial: u64) {
         if planted::is(Bug::CallWithoutFence) {
             self.slot.calling.store(calling(serial), Release);
             return;
@@ -270,7 +296,7 @@ impl Mark<'_> {
 
     /// The callback has returned.
     #[inline]
-    pub(crate) fn end_call(&self) {
+    pub(crate) fn end_call(self) {
         // Release: pairs with `wait_for_callbacks`.
         if self.slot.calling.swap(0, AcqRel) & WAITED != 0 {
             self.slot.wake();

@@ -8,7 +8,7 @@
 use std::ptr;
 
 use crate::{
-    marks::{InFlight, Mark, Marks},
+    marks::{HeldSlot, InFlight, Mark, Marks},
     planted::{self, Bug},
     sync::{
         Mutex,
@@ -153,10 +153,19 @@ impl<T> Reading<'_, T> {
         self.look_at(self.node)
     }
 
+    /// The slot of the mark.
+    #[inline]
+    pub(crate) fn slot(&self) -> HeldSlot<'_> {
+        self.mark.slot()
+    }
+
     /// What is published now: never what the protocol wants, but what a planted bug does.
-    #[cfg(all(test, loom))]
+    #[inline]
     pub(crate) fn get_latest(&self) -> Option<&T> {
-        self.look_at(self.rcu.current.load(Acquire))
+        #[cfg(all(test, loom))]
+        return self.look_at(self.rcu.current.load(Acquire));
+        #[cfg(not(all(test, loom)))]
+        self.get()
     }
 
     #[inline]

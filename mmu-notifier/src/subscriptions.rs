@@ -156,7 +156,7 @@ impl Shared {
             return Ok(());
         }
         *released = true;
-        match subscriber.entry.call(&reading.mark, <dyn Subscriber>::release) {
+        match subscriber.entry.call(reading.slot(), <dyn Subscriber>::release) {
             Called::Panicked(panic) => Err(panic),
             Called::Returned(()) | Called::Closed => Ok(()),
         }

@@ -12,7 +12,7 @@ mod thread_id;
 
 pub use fence::fence_after_rmw;
 pub use tally::Tally;
-pub use thread_id::{stripe, thread_id};
+pub use thread_id::{leave_stripe, stripe, thread_id};
 
 #[cfg(not(loom))]
 pub use std::{

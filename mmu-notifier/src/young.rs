@@ -36,7 +36,7 @@ impl Subscriptions {
             loop {
                 let range = reading.get()?.ranges.get(next)?;
                 next += 1;
-                match range.entry.call(&reading.mark, |subscriber| question(subscriber)) {
+                match range.entry.call(reading.slot(), |subscriber| question(subscriber)) {
                     Called::Closed => {}
                     Called::Returned(young) => return Some(young),
                     Called::Panicked(panic) => resume_unwind(panic),

@@ -17,6 +17,11 @@ const_thread_local! {
     static ID: Cell<usize> = Cell::new(0)
 }
 
+const_thread_local! {
+    /// How many stripes this thread has moved on from where its number puts it.
+    static MOVED: Cell<usize> = Cell::new(0)
+}
+
 /// The calling thread's number: never that of another thread of this process, dead or alive.
 #[inline]
 #[must_use]
@@ -32,13 +37,21 @@ fn first_use(id: &Cell<usize>) -> NonZeroUsize {
     fresh
 }
 
-/// Which of `stripes` (a power of two) the calling thread starts at.
+/// Which of `stripes` (a power of two) the calling thread, whose number is `thread`, starts at.
 ///
 /// Under loom always the first, so that models meet contended stripes and their executions repeat.
 #[inline]
 #[must_use]
 pub fn stripe(thread: NonZeroUsize, stripes: usize) -> usize {
-    if cfg!(loom) { 0 } else { thread.get() & (stripes - 1) }
+    if cfg!(loom) { 0 } else { thread.get().wrapping_add(MOVED.with(Cell::get)) & (stripes - 1) }
+}
+
+/// The calling thread met another at its stripe: it goes to the next one, so that two threads whose numbers happen to
+/// fall together do not write each other's cache lines for ever.
+pub fn leave_stripe() {
+    if !cfg!(loom) {
+        MOVED.with(|moved| moved.set(moved.get().wrapping_add(1)));
+    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -53,5 +66,16 @@ mod tests {
 
         assert_eq!(here, thread_id());
         assert_ne!(here, there);
+    }
+
+    #[test]
+    fn a_thread_that_leaves_its_stripe_goes_to_the_next() {
+        let thread = thread_id();
+        let before = stripe(thread, 16);
+
+        leave_stripe();
+
+        assert_eq!(stripe(thread, 16), (before + 1) % 16);
+        assert_eq!(stripe(thread, 1), 0);
     }
 }
