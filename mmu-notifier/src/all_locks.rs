@@ -231,12 +231,12 @@ fn release<C>(lock: &RawLock<C>, taken: &mut usize) -> ControlFlow<()> {
 }
 
 #[cfg(test)]
-mod space;
-
-#[cfg(test)]
 #[cfg(loom)]
 mod models;
 
+#[cfg(test)]
+#[cfg(not(loom))]
+mod mischief;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;

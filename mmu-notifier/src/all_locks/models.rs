@@ -1,11 +1,12 @@
 //! loom models of [`take_all_locks`]: at most 3 threads, 2 VMAs and 2 mappings a space, 5 forced switches.
 
-use super::{space::Space, take_all_locks};
+use super::{LockedSpace, take_all_locks};
 use crate::{
     InterruptToken, RmapLock,
     models::explore,
     planted::Bug,
     sync::{Arc, thread},
+    testing::{LockedVma, LockedVmas},
 };
 use loom::cell::UnsafeCell;
 
@@ -19,6 +20,11 @@ fn model(planted: Option<Bug>, f: impl Fn() + Sync + Send + 'static) {
 
 fn mapping() -> Arc<RmapLock> {
     Arc::new(RmapLock::new(()))
+}
+
+/// A VMA that maps one thing, or two.
+fn vma(anon: &Arc<RmapLock>, file: Option<&Arc<RmapLock>>) -> LockedVma {
+    LockedVma { anon: Some(Arc::clone(anon)), file: file.map(Arc::clone), ..LockedVma::default() }
 }
 
 /// What an operation is in the middle of: loom reports anybody who looks meanwhile.
@@ -37,12 +43,12 @@ impl InFlight {
 fn a_fault_and_reclaim(planted: Option<Bug>) {
     model(planted, || {
         let mapping = mapping();
-        let space = Arc::new(Space::new([vec![Arc::clone(&mapping)]]));
+        let space = Arc::new(LockedVmas::from_iter([vma(&mapping, None)]));
         let (faulting, reclaiming) = (Arc::new(InFlight::default()), Arc::new(InFlight::default()));
         let fault = thread::spawn({
             let (space, faulting) = (Arc::clone(&space), Arc::clone(&faulting));
             move || {
-                let _vma = space.vmas[0].lock.read();
+                let _vma = space.vmas()[0].lock.read();
                 faulting.work();
             }
         });
@@ -54,7 +60,7 @@ fn a_fault_and_reclaim(planted: Option<Bug>) {
             }
         });
         {
-            let mmap = space.mmap.write();
+            let mmap = space.mmap_lock().write();
             let _all = take_all_locks(&mmap, &*space, None).unwrap();
             faulting.work();
             reclaiming.work();
@@ -88,14 +94,14 @@ fn two_owners_that_share_mappings(planted: Option<Bug>) {
         let (a, b) = (mapping(), mapping());
         let work = Arc::new(InFlight::default());
         let spaces = [
-            Space::new([vec![Arc::clone(&a)], vec![Arc::clone(&b), Arc::clone(&a)]]),
-            Space::new([vec![Arc::clone(&b)], vec![a]]),
+            LockedVmas::from_iter([vma(&a, None), vma(&a, Some(&b))]),
+            LockedVmas::from_iter([vma(&b, None), vma(&a, None)]),
         ];
         let takers = spaces.map(|space| {
             let work = Arc::clone(&work);
             thread::spawn(move || {
                 {
-                    let mmap = space.mmap.write();
+                    let mmap = space.mmap_lock().write();
                     let all = take_all_locks(&mmap, &space, None).unwrap();
                     assert_eq!(all.locks(), 4);
                     work.work();
@@ -104,7 +110,7 @@ fn two_owners_that_share_mappings(planted: Option<Bug>) {
             })
         });
         let spaces = takers.map(|taker| taker.join().unwrap());
-        assert!(spaces.iter().all(Space::is_free));
+        assert!(spaces.iter().all(LockedVmas::is_free));
     });
 }
 
@@ -123,11 +129,11 @@ fn planted_no_all_locks_is_caught() {
 fn an_interruption(planted: Option<Bug>) {
     model(planted, || {
         let (a, b) = (mapping(), mapping());
-        let space = Space::new([vec![Arc::clone(&a)], vec![a, Arc::clone(&b)]]);
+        let space = LockedVmas::from_iter([vma(&a, None), vma(&b, Some(&a))]);
         let token = Arc::new(InterruptToken::new());
         let reclaiming = Arc::new(InFlight::default());
         let reclaim = thread::spawn({
-            let reclaiming = Arc::clone(&reclaiming);
+            let (b, reclaiming) = (Arc::clone(&b), Arc::clone(&reclaiming));
             move || {
                 let _mapping = b.write();
                 reclaiming.work();
@@ -138,13 +144,13 @@ fn an_interruption(planted: Option<Bug>) {
             move || token.interrupt()
         });
         {
-            let mmap = space.mmap.write();
+            let mmap = space.mmap_lock().write();
             if let Ok(all) = take_all_locks(&mmap, &space, Some(&token)) {
                 assert_eq!(all.locks(), 4);
                 reclaiming.work();
             } else {
                 // Somebody else's lock is still theirs.
-                let _mapping = space.vmas[1].maps[1].write();
+                let _mapping = b.write();
                 reclaiming.work();
             }
         }

@@ -7,24 +7,35 @@ use std::{
 use proptest::prelude::*;
 
 use super::{
-    space::{Mischief, Space},
+    LockedSpace,
+    mischief::{Mischief, Mischievous},
     take_all_locks,
 };
-use crate::{InterruptToken, Interrupted, RmapLock, order, sync::Arc};
+use crate::{
+    InterruptToken, Interrupted, RmapLock, order,
+    sync::Arc,
+    testing::{LockedVma, LockedVmas},
+};
 
 fn mappings(count: usize) -> Vec<Arc<RmapLock>> {
     (0..count).map(|_| Arc::new(RmapLock::new(()))).collect()
 }
 
-/// VMAs that map some of `pool`, each by its numbers.
-fn space_of(pool: &[Arc<RmapLock>], vmas: &[Vec<usize>]) -> Space {
-    Space::new(vmas.iter().map(|maps| maps.iter().map(|map| Arc::clone(&pool[map % pool.len()])).collect()))
+/// VMAs that map some of `pool`, each up to two by their numbers.
+fn space_of(pool: &[Arc<RmapLock>], vmas: &[Vec<usize>]) -> LockedVmas {
+    let map = |number: &usize| Arc::clone(&pool[*number]);
+    let vma = |maps: &Vec<usize>| LockedVma {
+        file: maps.first().map(map),
+        anon: maps.get(1).map(map),
+        ..LockedVma::default()
+    };
+    vmas.iter().map(vma).collect()
 }
 
 /// What each walk shows, in order, by address.
-fn shown_in_order(space: &Space) -> Vec<usize> {
-    let vmas = space.vmas.iter().map(|vma| ptr::from_ref(&vma.lock).addr());
-    let maps = space.vmas.iter().flat_map(|vma| &vma.maps);
+fn shown_in_order(space: &LockedVmas) -> Vec<usize> {
+    let vmas = space.vmas().iter().map(|vma| ptr::from_ref(&vma.lock).addr());
+    let maps = space.vmas().iter().flat_map(|vma| vma.maps());
     vmas.chain(maps.map(|map| Arc::as_ptr(map).addr())).collect()
 }
 
@@ -36,7 +47,7 @@ fn distinct(mut locks: Vec<usize>) -> usize {
 
 fn any_vmas() -> impl Strategy<Value = Vec<Vec<usize>>> {
     let most = if cfg!(miri) { 4 } else { 12 };
-    proptest::collection::vec(proptest::collection::vec(0_usize..5, 0..4), 0..most)
+    proptest::collection::vec(proptest::collection::vec(0_usize..5, 0..3), 0..most)
 }
 
 fn config() -> ProptestConfig {
@@ -54,13 +65,13 @@ proptest! {
     fn every_lock_is_taken_once_and_free_afterwards(vmas in any_vmas()) {
         let space = space_of(&mappings(5), &vmas);
         {
-            let mmap = space.mmap.write();
+            let mmap = space.mmap_lock().write();
             let all = take_all_locks(&mmap, &space, None).unwrap();
 
             prop_assert_eq!(all.locks(), distinct(shown_in_order(&space)));
-            for vma in &space.vmas {
+            for vma in space.vmas() {
                 prop_assert!(vma.lock.try_read().is_none());
-                prop_assert!(vma.maps.iter().all(|map| map.try_read().is_none()));
+                prop_assert!(vma.maps().all(|map| map.try_read().is_none()));
             }
         }
         prop_assert!(space.is_free());
@@ -71,12 +82,12 @@ proptest! {
     fn an_interruption_at_any_step_leaves_every_lock_free(vmas in any_vmas()) {
         let pool = mappings(5);
         for step in 0..shown_in_order(&space_of(&pool, &vmas)).len() {
-            let token = Arc::new(InterruptToken::new());
-            let mut space = space_of(&pool, &vmas);
-            space.at = Some((step, Mischief::Interrupt(Arc::clone(&token))));
+            let token = InterruptToken::new();
+            let space = space_of(&pool, &vmas);
+            let interrupted = Mischievous::new(&space, step, Mischief::Interrupt(&token));
             {
-                let mmap = space.mmap.write();
-                let result = take_all_locks(&mmap, &space, Some(&token)).map(|all| all.locks());
+                let mmap = space.mmap_lock().write();
+                let result = take_all_locks(&mmap, &interrupted, Some(&token)).map(|all| all.locks());
 
                 // Once it has every lock, what is shown again is not waited for, and the token not looked at.
                 let shown = shown_in_order(&space);
@@ -90,23 +101,23 @@ proptest! {
 
     #[test]
     fn a_walk_that_does_not_stop_when_told_to_does_no_harm(vmas in any_vmas(), step in 0_usize..20) {
-        let token = Arc::new(InterruptToken::new());
-        let mut space = space_of(&mappings(5), &vmas);
-        space.at = Some((step, Mischief::InterruptAndGoOn(Arc::clone(&token))));
+        let token = InterruptToken::new();
+        let space = space_of(&mappings(5), &vmas);
+        let unstoppable = Mischievous::new(&space, step, Mischief::InterruptAndGoOn(&token));
 
-        drop(take_all_locks(&space.mmap.write(), &space, Some(&token)));
+        drop(take_all_locks(&space.mmap_lock().write(), &unstoppable, Some(&token)));
 
         prop_assert!(space.is_free());
     }
 
     #[test]
     fn a_walk_that_panics_leaves_every_lock_free(vmas in any_vmas(), step in 0_usize..20) {
-        let mut space = space_of(&mappings(5), &vmas);
+        let space = space_of(&mappings(5), &vmas);
         let shown = shown_in_order(&space).len();
-        space.at = Some((step % shown.max(1), Mischief::Panic));
+        let panicking = Mischievous::new(&space, step % shown.max(1), Mischief::Panic);
 
         let result = catch_unwind(AssertUnwindSafe(|| {
-            drop(take_all_locks(&space.mmap.write(), &space, None));
+            drop(take_all_locks(&space.mmap_lock().write(), &panicking, None));
         }));
 
         prop_assert_eq!(result.is_err(), shown > 0);
@@ -121,7 +132,7 @@ fn a_token_set_before_the_first_lock_takes_nothing() {
     let token = InterruptToken::new();
     token.interrupt();
 
-    let mmap = space.mmap.write();
+    let mmap = space.mmap_lock().write();
     let result = take_all_locks(&mmap, &space, Some(&token)).map(|all| all.locks());
 
     assert_eq!(result, Err(Interrupted));
@@ -136,7 +147,7 @@ fn a_taker_that_sleeps_for_a_lock_can_be_interrupted_and_does_not_release_it() {
 
     let result = thread::scope(|scope| {
         let taker = scope.spawn(|| {
-            let mmap = space.mmap.write();
+            let mmap = space.mmap_lock().write();
             take_all_locks(&mmap, &space, Some(&token)).map(|all| all.locks())
         });
         thread::sleep(Duration::from_millis(5));
@@ -153,11 +164,11 @@ fn a_taker_that_sleeps_for_a_lock_can_be_interrupted_and_does_not_release_it() {
 #[test]
 fn a_taker_waits_for_a_fault_that_holds_only_its_vma_lock() {
     let space = space_of(&mappings(1), &[vec![0]]);
-    let fault = space.vmas[0].lock.read();
+    let fault = space.vmas()[0].lock.read();
 
     let locks = thread::scope(|scope| {
         let taker = scope.spawn(|| {
-            let mmap = space.mmap.write();
+            let mmap = space.mmap_lock().write();
             take_all_locks(&mmap, &space, None).map(|all| all.locks())
         });
         thread::sleep(Duration::from_millis(5));
@@ -183,27 +194,27 @@ fn takers_that_share_mappings_and_users_of_single_locks_get_along() {
         for space in &spaces {
             scope.spawn(|| {
                 for _ in 0..rounds {
-                    let mmap = space.mmap.write();
+                    let mmap = space.mmap_lock().write();
                     assert_eq!(take_all_locks(&mmap, space, None).unwrap().locks(), 7);
                 }
             });
             scope.spawn(|| {
                 for round in 0..rounds {
-                    let _vma = space.vmas[round % 3].lock.read();
+                    let _vma = space.vmas()[round % 3].lock.read();
                     drop(pool[round % 4].write());
                 }
             });
         }
     });
 
-    assert!(spaces.iter().all(Space::is_free));
+    assert!(spaces.iter().all(LockedVmas::is_free));
 }
 
 #[test]
 #[should_panic(expected = "the mmap_lock held is another address space's")]
 fn the_guard_of_another_address_space_is_refused() {
-    let (space, other) = (Space::default(), Space::default());
-    let mmap = other.mmap.write();
+    let (space, other) = (LockedVmas::default(), LockedVmas::default());
+    let mmap = other.mmap_lock().write();
 
     drop(take_all_locks(&mmap, &space, None));
 }
@@ -211,20 +222,19 @@ fn the_guard_of_another_address_space_is_refused() {
 /// The walk shows four locks for taking, and then none.
 #[test]
 fn a_walk_that_forgets_locks_is_told_how_many() {
-    let mut space = space_of(&mappings(2), &[vec![0], vec![1]]);
-    space.at = Some((4, Mischief::ShowNothing));
+    let space = space_of(&mappings(2), &[vec![0], vec![1]]);
+    let forgetful = Mischievous::new(&space, 4, Mischief::ShowNothing);
 
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        drop(take_all_locks(&space.mmap.write(), &space, None));
+        drop(take_all_locks(&space.mmap_lock().write(), &forgetful, None));
     }))
     .unwrap_err();
 
     let message = panicked.downcast_ref::<String>().unwrap();
     assert!(message.starts_with("the owner showed 4 locks to take"), "{message}");
-    assert!(space.vmas[0].lock.try_read().is_none(), "stays locked");
+    assert!(space.vmas()[0].lock.try_read().is_none(), "stays locked");
     // A later taker, whose walk is right, heals it.
-    space.at = None;
-    drop(take_all_locks(&space.mmap.write(), &space, None));
+    drop(take_all_locks(&space.mmap_lock().write(), &space, None));
     assert!(space.is_free());
 }
 
@@ -233,8 +243,8 @@ fn a_walk_that_forgets_locks_is_told_how_many() {
 #[should_panic(expected = "all_locks (rank 2000) is taken while VMA lock (rank 3000) is held")]
 fn a_taker_that_holds_a_vma_lock_is_an_inversion() {
     let space = space_of(&mappings(1), &[vec![0]]);
-    let mmap = space.mmap.write();
-    let _vma = space.vmas[0].lock.write();
+    let mmap = space.mmap_lock().write();
+    let _vma = space.vmas()[0].lock.write();
 
     drop(take_all_locks(&mmap, &space, None));
 }

@@ -2,47 +2,13 @@
 //!
 //! Bound: 2 threads; one invalidation, under one lock or exempt; an address space of one VMA that maps one thing.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::sync::Arc;
 
 use super::{Device, Page, model, unmap};
 use crate::{
-    AllLocks, Engine, GracePeriod, LockedSpace, MmapLock, MmapWriteGuard, RmapLock, Subscriptions, VmaLock,
-    Witness,
-    lock::{RawLock, ReverseMap, Vma},
-    planted::Bug,
-    sync::thread,
+    AllLocks, Engine, GracePeriod, Subscriptions, VmaLock, Witness, planted::Bug, sync::thread,
+    testing::LockedVmas,
 };
-
-#[derive(Default)]
-struct Space {
-    mmap: MmapLock,
-    vma: VmaLock,
-    mapped: RmapLock,
-}
-
-impl LockedSpace for Space {
-    type Vmas = ();
-
-    fn mmap_lock(&self) -> &MmapLock {
-        &self.mmap
-    }
-
-    fn vma_locks(
-        &self,
-        _: &MmapWriteGuard<'_>,
-        visit: &mut dyn FnMut(&RawLock<Vma>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        visit(self.vma.raw())
-    }
-
-    fn rmap_locks(
-        &self,
-        _: &MmapWriteGuard<'_>,
-        visit: &mut dyn FnMut(&RawLock<ReverseMap>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        visit(self.mapped.raw())
-    }
-}
 
 /// A device that registers by `engine` and works, and an invalidation that frees what the device would use.
 fn registers_and_works(engine: &impl Engine, unmapping: impl FnOnce(&Subscriptions, &Page) + 'static) {
@@ -78,10 +44,10 @@ fn grace_period(planted: Option<Bug>) {
 /// Against a fault, which holds only a VMA lock.
 fn all_locks(planted: Option<Bug>) {
     model(planted, || {
-        let space = Arc::new(Space::default());
+        let space = Arc::new(LockedVmas::own(1));
         let faulting = space.clone();
         registers_and_works(&AllLocks::new(&*space, None), move |subscriptions, page| {
-            unmap_under(&faulting.vma.read(), subscriptions, page);
+            unmap_under(&faulting.vmas()[0].lock.read(), subscriptions, page);
         });
     });
 }
@@ -89,10 +55,10 @@ fn all_locks(planted: Option<Bug>) {
 /// Against reclaim, which holds only a reverse-map lock.
 fn all_locks_against_reclaim(planted: Option<Bug>) {
     model(planted, || {
-        let space = Arc::new(Space::default());
+        let space = Arc::new(LockedVmas::own(1));
         let reclaiming = space.clone();
         registers_and_works(&AllLocks::new(&*space, None), move |subscriptions, page| {
-            unmap_under(&reclaiming.mapped.read(), subscriptions, page);
+            unmap_under(&reclaiming.vmas()[0].anon.as_ref().unwrap().read(), subscriptions, page);
         });
     });
 }
@@ -116,7 +82,7 @@ fn all_locks_miss_nothing_that_holds_a_reverse_map_lock() {
 #[test]
 fn all_locks_wait_for_what_is_exempt() {
     model(None, || {
-        registers_and_works(&AllLocks::new(&Space::default(), None), |subscriptions, page| {
+        registers_and_works(&AllLocks::new(&LockedVmas::own(1), None), |subscriptions, page| {
             unmap_under(subscriptions.exempt(), subscriptions, page);
         });
     });
