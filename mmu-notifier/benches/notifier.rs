@@ -1,9 +1,13 @@
 //! What the notifiers cost, next to a bare `fetch_add` + `fetch_sub` on one line in the same run.
+//!
+//! Ends with a table of medians. Each line ran in turns with its yardstick.
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on stops")]
 
+mod medians;
+
 use std::{
+    fmt,
     hint::black_box,
-    ops::ControlFlow,
     sync::{
         Arc, Barrier,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -12,13 +16,73 @@ use std::{
     time::{Duration, Instant},
 };
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkGroup, Criterion, measurement::WallTime};
+use medians::{Routine, medians, time};
 use mmu_notifier::{
-    AddressRange, AllLocks, Event, Exempt, IntervalSubscription, Invalidation, LockedSpace, MmapLock,
-    MmapWriteGuard, PAGE_SIZE, RmapLock, SubscriberId, Subscriptions, VmaLock,
-    lock::{RawLock, ReverseMap, Vma},
-    testing::{Recorder, Slow},
+    AddressRange, AllLocks, Event, Exempt, IntervalSubscription, Invalidation, PAGE_SIZE, SubscriberId,
+    Subscriptions,
+    testing::{LockedVmas, Recorder, Slow},
 };
+
+/// A line of the table: medians in nanoseconds.
+struct Row {
+    name: String,
+    median: f64,
+    /// What it is compared with, if with anything.
+    yardstick: Option<f64>,
+    aim: &'static str,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<44} {:>12.1}", self.name, self.median)?;
+        match self.yardstick {
+            Some(yardstick) => write!(f, " {yardstick:>10.1} {:>6.2}", self.median / yardstick)?,
+            None => write!(f, " {:>10} {:>6}", "", "")?,
+        }
+        write!(f, "  {}", self.aim)
+    }
+}
+
+#[derive(Default)]
+struct Table(Vec<Row>);
+
+impl Table {
+    /// Measures `line` in turns with `yardstick`.
+    fn compare(
+        &mut self,
+        group: &mut BenchmarkGroup<'_, WallTime>,
+        (name, aim): (&str, &'static str),
+        line: Routine<'_>,
+        yardstick: Routine<'_>,
+    ) {
+        if let Some([median, yardstick]) = medians(group, name, [line, yardstick]) {
+            self.0.push(Row { name: name.to_owned(), median, yardstick: Some(yardstick), aim });
+        }
+    }
+
+    /// Measures `line`, compared with nothing.
+    fn add(
+        &mut self,
+        group: &mut BenchmarkGroup<'_, WallTime>,
+        (name, aim): (&str, &'static str),
+        line: Routine<'_>,
+    ) {
+        if let Some([median]) = medians(group, name, [line]) {
+            self.0.push(Row { name: name.to_owned(), median, yardstick: None, aim });
+        }
+    }
+
+    fn print(&self, title: &str) {
+        if self.0.is_empty() {
+            return;
+        }
+        println!("\n{title:<44} {:>12} {:>10} {:>6}  aim", "median ns", "yardstick", "ratio");
+        for row in &self.0 {
+            println!("{row}");
+        }
+    }
+}
 
 fn pages(start: u64, count: u64) -> AddressRange {
     AddressRange::new(start * PAGE_SIZE, count * PAGE_SIZE).unwrap()
@@ -39,63 +103,59 @@ fn intervals(subscriptions: &Subscriptions, count: u64) -> Vec<IntervalSubscript
     (0..count).map(|page| subscriptions.insert(pages(page, 1), quiet.clone()).unwrap()).collect()
 }
 
-fn one_thread(c: &mut Criterion) {
+/// The yardstick.
+fn add_and_subtract(line: &AtomicU64) {
+    black_box(line).fetch_add(1, SeqCst);
+    black_box(line).fetch_sub(1, SeqCst);
+}
+
+/// One thread, each line in turns with a bare `fetch_add` + `fetch_sub`.
+fn one_thread(c: &mut Criterion) -> Table {
+    let mut table = Table::default();
     let mut group = c.benchmark_group("one thread");
-    let line = AtomicU64::new(0);
-    group.bench_function("yardstick: fetch_add + fetch_sub", |b| {
-        b.iter(|| {
-            black_box(&line).fetch_add(1, SeqCst);
-            black_box(&line).fetch_sub(1, SeqCst);
-        });
-    });
+    let mut line = |name_and_aim, work: Routine<'_>| {
+        let line = AtomicU64::new(0);
+        let mut yardstick = |times| time(times, || add_and_subtract(&line));
+        table.compare(&mut group, name_and_aim, work, &mut yardstick);
+    };
 
     let nobody = Subscriptions::new();
-    group.bench_function("start + end, no subscriber", |b| {
-        {
-            let exempt = nobody.exempt();
-            b.iter(|| start_and_end(&nobody, exempt, 7));
-        };
+    let exempt = nobody.exempt();
+    line(("start + end, no subscriber", "1.5"), &mut |times| {
+        time(times, || start_and_end(&nobody, exempt, 7))
     });
 
     let timed = Subscriptions::new();
     timed.time_invalidations(true);
-    group.bench_function("start + end, no subscriber, timed", |b| {
-        {
-            let exempt = timed.exempt();
-            b.iter(|| start_and_end(&timed, exempt, 7));
-        };
+    let exempt = timed.exempt();
+    line(("start + end, no subscriber, timed", ""), &mut |times| {
+        time(times, || start_and_end(&timed, exempt, 7))
     });
 
     let one = Subscriptions::new();
     one.register(Arc::new(Quiet)).unwrap();
-    group.bench_function("start + end, 1 range subscriber", |b| {
-        {
-            let exempt = one.exempt();
-            b.iter(|| start_and_end(&one, exempt, 7));
-        };
+    let exempt = one.exempt();
+    line(("start + end, 1 range subscriber", ""), &mut |times| {
+        time(times, || start_and_end(&one, exempt, 7))
     });
 
     let many = Subscriptions::new();
     let subscriptions = intervals(&many, 64);
-    group.bench_function("start + end, 64 intervals, 1 overlaps", |b| {
-        {
-            let exempt = many.exempt();
-            b.iter(|| start_and_end(&many, exempt, 7));
-        };
+    let exempt = many.exempt();
+    line(("start + end, 64 intervals, 1 overlaps", "25"), &mut |times| {
+        time(times, || start_and_end(&many, exempt, 7))
     });
-    group.bench_function("start + end, 64 intervals, none overlaps", |b| {
-        {
-            let exempt = many.exempt();
-            b.iter(|| start_and_end(&many, exempt, 70));
-        };
+    line(("start + end, 64 intervals, none overlaps", ""), &mut |times| {
+        time(times, || start_and_end(&many, exempt, 70))
     });
-    group.bench_function("read_begin + read_retry", |b| {
-        b.iter(|| {
+    line(("read_begin + read_retry", "1.0"), &mut |times| {
+        time(times, || {
             let sequence = black_box(&subscriptions[7]).read_begin();
-            black_box(subscriptions[7].read_retry(sequence))
-        });
+            subscriptions[7].read_retry(sequence)
+        })
     });
     group.finish();
+    table
 }
 
 #[repr(align(128))]
@@ -114,17 +174,13 @@ impl mmu_notifier::Subscriber for Quiet {
     }
 }
 
-/// The time that `threads` threads take for `iterations` invalidations each, on ranges of their own.
-fn in_parallel(work: impl Fn(u64) + Sync, threads: u64, iterations: u64) -> Duration {
-    let work = &work;
+/// The time that `threads` threads take for `iterations` in all, each on a range of its own.
+fn in_parallel(work: &(impl Fn(u64) + Sync), threads: u64, iterations: u64) -> Duration {
+    let iterations = iterations.div_ceil(threads);
     let barrier = Barrier::new(usize::try_from(threads).unwrap());
     let run = |page| {
         barrier.wait();
-        let started = Instant::now();
-        for _ in 0..iterations {
-            work(page);
-        }
-        started.elapsed()
+        time(iterations, || work(page))
     };
     let run = &run;
     thread::scope(|scope| {
@@ -134,21 +190,21 @@ fn in_parallel(work: impl Fn(u64) + Sync, threads: u64, iterations: u64) -> Dura
     })
 }
 
-/// Each thread does its iterations, so equal times for one and two threads are twice the speed.
-fn two_threads(c: &mut Criterion) {
-    let mut group = c.benchmark_group("in parallel");
+/// Two threads, each line in turns with one thread that does the same number of times in all.
+fn two_threads(c: &mut Criterion) -> Table {
+    let mut table = Table::default();
+    let mut group = c.benchmark_group("two threads");
+
     // What the processors make of two threads that share nothing.
     let lines = [const { Line(AtomicU64::new(0)) }; 2];
-    for threads in [1, 2] {
-        group.bench_function(format!("control: a line each, {threads} thread(s)"), |b| {
-            let work = |page: u64| {
-                let line = &black_box(&lines)[usize::from(page > 0)].0;
-                line.fetch_add(1, SeqCst);
-                line.fetch_sub(1, SeqCst);
-            };
-            b.iter_custom(|iterations| in_parallel(work, threads, iterations));
-        });
-    }
+    let work = |page: u64| add_and_subtract(&lines[usize::from(page > 0)].0);
+    table.compare(
+        &mut group,
+        ("control: a line each", ""),
+        &mut |times| in_parallel(&work, 2, times),
+        &mut |times| in_parallel(&work, 1, times),
+    );
+
     for (name, setup) in [
         ("no subscriber", (|_| Vec::new()) as fn(&Subscriptions) -> Vec<IntervalSubscription>),
         ("1 range subscriber", |subscriptions| {
@@ -157,66 +213,32 @@ fn two_threads(c: &mut Criterion) {
         }),
         ("64 intervals", |subscriptions| intervals(subscriptions, 64)),
     ] {
-        for threads in [1, 2] {
-            let subscriptions = Subscriptions::new();
-            let _kept = setup(&subscriptions);
-            group.bench_function(format!("{name}, {threads} thread(s)"), |b| {
-                let exempt = subscriptions.exempt();
-                let work = |page| start_and_end(&subscriptions, exempt, page);
-                b.iter_custom(|iterations| in_parallel(work, threads, iterations));
-            });
-        }
+        let subscriptions = Subscriptions::new();
+        let _kept = setup(&subscriptions);
+        let exempt = subscriptions.exempt();
+        let work = |page| start_and_end(&subscriptions, exempt, page);
+        table.compare(
+            &mut group,
+            (name, "0.59: 1.7 times as fast"),
+            &mut |times| in_parallel(&work, 2, times),
+            &mut |times| in_parallel(&work, 1, times),
+        );
     }
     group.finish();
-}
-
-/// An address space of VMAs that each map a thing of their own.
-struct Space {
-    mmap: MmapLock,
-    vmas: Vec<(VmaLock, RmapLock)>,
-}
-
-impl Space {
-    fn new(mappings: usize) -> Self {
-        let vmas = (0..mappings).map(|_| (VmaLock::new(()), RmapLock::new(()))).collect();
-        Self { mmap: MmapLock::new(()), vmas }
-    }
-}
-
-impl LockedSpace for Space {
-    type Vmas = ();
-
-    fn mmap_lock(&self) -> &MmapLock {
-        &self.mmap
-    }
-
-    fn vma_locks(
-        &self,
-        _: &MmapWriteGuard<'_>,
-        visit: &mut dyn FnMut(&RawLock<Vma>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        self.vmas.iter().try_for_each(|(vma, _)| visit(vma.raw()))
-    }
-
-    fn rmap_locks(
-        &self,
-        _: &MmapWriteGuard<'_>,
-        visit: &mut dyn FnMut(&RawLock<ReverseMap>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        self.vmas.iter().try_for_each(|(_, rmap)| visit(rmap.raw()))
-    }
+    table
 }
 
 /// Registration by either engine, of an owner that maps more and more.
-fn registration(c: &mut Criterion) {
+fn registration(c: &mut Criterion) -> Table {
+    let mut table = Table::default();
     let mut group = c.benchmark_group("registration");
     let recorder = Arc::new(Recorder::new("recorder"));
-    for mappings in [0, 1_000, 60_000, 1_000_000] {
-        let space = Space::new(mappings);
+    for mappings in [0, 1_000, 10_000, 60_000, 1_000_000] {
+        let space = LockedVmas::own(mappings);
         let subscriptions = Subscriptions::new();
-        let time = |iterations, register: &dyn Fn() -> SubscriberId| {
+        let time = |times, register: &dyn Fn() -> SubscriberId| {
             let mut total = Duration::ZERO;
-            for _ in 0..iterations {
+            for _ in 0..times {
                 let started = Instant::now();
                 let id = register();
                 total += started.elapsed();
@@ -224,26 +246,34 @@ fn registration(c: &mut Criterion) {
             }
             total
         };
-        group.bench_function(format!("grace period, {mappings} mappings"), |b| {
-            b.iter_custom(|iterations| {
-                time(iterations, &|| subscriptions.register(recorder.clone()).unwrap())
-            });
+        let name = format!("grace period, {mappings} mappings");
+        table.add(&mut group, (&name, "10,000 ns"), &mut |times| {
+            time(times, &|| subscriptions.register(recorder.clone()).unwrap())
         });
         let engine = AllLocks::new(&space, None);
-        group.bench_function(format!("all locks, {mappings} mappings"), |b| {
-            b.iter_custom(|iterations| {
-                time(iterations, &|| subscriptions.register_by(&engine, recorder.clone()).unwrap())
-            });
+        let name = format!("all locks, {mappings} mappings");
+        table.add(&mut group, (&name, ""), &mut |times| {
+            time(times, &|| subscriptions.register_by(&engine, recorder.clone()).unwrap())
         });
     }
     group.finish();
+    table
 }
 
-criterion_group! {
-    name = benches;
-    config = Criterion::default()
+fn main() {
+    let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2));
-    targets = one_thread, two_threads, registration
+        .measurement_time(Duration::from_secs(2))
+        .configure_from_args();
+
+    let tables = [
+        ("one thread; a bare fetch_add + fetch_sub", one_thread(&mut criterion)),
+        ("two threads; one thread", two_threads(&mut criterion)),
+        ("registration", registration(&mut criterion)),
+    ];
+    criterion.final_summary();
+
+    for (title, table) in tables {
+        table.print(title);
+    }
 }
-criterion_main!(benches);
