@@ -22,6 +22,7 @@ pub mod lock;
 mod marks;
 #[cfg(all(test, loom))]
 mod models;
+mod once;
 pub mod order;
 mod parking;
 mod planted;

@@ -16,11 +16,12 @@
 //! each other's cache lines. When every slot of a block is busy a further block is chained on: an allocation, once.
 //! Blocks live until the owner does.
 
-use std::{marker::PhantomData, num::NonZeroUsize, sync::OnceLock};
+use std::{marker::PhantomData, num::NonZeroUsize};
 
 use crate::{
     AddressRange,
     counters::{self, SlotTallies},
+    once::OnceBox,
     parking::Parking,
     planted::{self, Bug},
     sync::{
@@ -69,7 +70,7 @@ pub(crate) struct Slot {
 #[derive(Debug, Default)]
 struct Block {
     slots: [Slot; SLOTS],
-    next: OnceLock<Box<Block>>,
+    next: OnceBox<Block>,
 }
 
 /// All marks of one owner.
@@ -131,7 +132,7 @@ impl Marks {
             }
             // Reading or setting `next` comes before the claim's fence, so whoever finds the list old by us finds the
             // block too.
-            block = block.next.get_or_init(Box::default);
+            block = block.next.get_or_init(Block::default);
         }
     }
 
@@ -188,7 +189,7 @@ impl Marks {
 
     /// Every slot there is.
     pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
-        let blocks = std::iter::successors(Some(&*self.first), |block| block.next.get().map(|next| &**next));
+        let blocks = std::iter::successors(Some(&*self.first), |block| block.next.get());
         blocks.flat_map(|block| &block.slots)
     }
 

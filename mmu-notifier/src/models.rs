@@ -10,6 +10,7 @@
 )]
 
 mod interval;
+mod marks;
 mod range;
 mod registration;
 

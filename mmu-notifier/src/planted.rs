@@ -63,6 +63,10 @@ pub(crate) enum Bug {
     IgnorePending,
     /// A gate's end does not advance its sequence number.
     GateKeepsSequence,
+    /// A further block of marks is published without release.
+    ChainRelaxed,
+    /// Of two threads that chain a block, the second one's takes the place of the first one's.
+    ChainOverwrites,
 }
 
 #[cfg(all(test, loom))]
