@@ -218,7 +218,7 @@ impl Slot {
         } else {
             // Acquire: the tallies are ours now, pairs with the end of the previous holder's mark.
             self.word.compare_exchange(idle, word, SeqCst, Relaxed).ok()?;
-            // Pairs with the fence behind the publication of a list (`Rcu::replace`) and behind `exempt`.
+            // Pairs with the fence behind the publication of a list (`Rcu::replace`).
             fence_after_rmw();
         }
         Some(Mark { slot: self, word, on_this_thread: PhantomData })

@@ -23,7 +23,7 @@ use crate::{
     marks::InFlight,
     planted::{self, Bug},
     subscriptions::{Phase, RangeEntry, Registered, Shared},
-    sync::atomic::Ordering::Acquire,
+    sync::atomic::Ordering::Relaxed,
     take_all_locks,
 };
 
@@ -142,9 +142,9 @@ impl<S: LockedSpace + ?Sized> sealed::Engine for AllLocks<'_, S> {
         shared.tallies.all_locks_ns.add(nanoseconds(taken.elapsed()));
         drop(mmap);
         let (id, in_flight) = added?;
-        // Behind the publication and its fence; pairs with the fence in `exempt`: an exempt invalidation that has not
-        // seen the subscriber is among `in_flight`, and the flag is seen.
-        if shared.exempt.load(Acquire) {
+        // Relaxed: behind the publication's fence, which pairs with the one behind a claimed mark. An exempt
+        // invalidation that has not seen the subscriber is among `in_flight`, and its flag is seen.
+        if shared.exempt.load(Relaxed) {
             shared.wait_for(&in_flight);
         }
         Ok(id)

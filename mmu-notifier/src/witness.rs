@@ -10,8 +10,7 @@
 
 use crate::{
     MmapReadGuard, MmapWriteGuard, RmapReadGuard, RmapWriteGuard, Subscriptions, VmaReadGuard, VmaWriteGuard,
-    sync::atomic::Ordering::{Acquire, SeqCst},
-    sync::fence_after_rmw,
+    sync::atomic::Ordering::Relaxed,
 };
 
 /// Proof that the caller holds a lock that [`take_all_locks`](crate::take_all_locks) takes, or is exempt.
@@ -37,11 +36,11 @@ impl Subscriptions {
     #[must_use]
     pub fn exempt(&self) -> &Exempt {
         let exempt = &self.shared().exempt;
-        if !exempt.load(Acquire) {
-            // Before the mark of any invalidation that is exempt; pairs with the load behind the publication of a
-            // list: either that sees the flag, or these invalidations see the list.
-            exempt.swap(true, SeqCst);
-            fence_after_rmw();
+        // Relaxed, both: what orders the flag is the fence behind the mark of each invalidation that is exempt. It
+        // pairs with the fence behind the publication of a list: either who published sees the flag, or these
+        // invalidations see the list.
+        if !exempt.load(Relaxed) {
+            exempt.store(true, Relaxed);
         }
         &Exempt(())
     }
