@@ -112,7 +112,9 @@ impl<T> Gate<T> {
     }
 
     fn must_retry(&self, inner: &Inner<T>, ticket: Ticket, address: u64) -> bool {
-        let in_progress = inner.in_progress > 0 && inner.range.is_some_and(|range| range.contains(address));
+        let in_progress = inner.in_progress > 0
+            && inner.range.is_some_and(|range| range.contains(address))
+            && !planted::is(Bug::GateIgnoresProgress);
         // Relaxed: written under the lock, which is held.
         let retry = in_progress || self.sequence.load(Relaxed) != ticket.0;
         if retry {

@@ -164,7 +164,7 @@ impl Marks {
         self.slot(operation).is_some_and(|slot| {
             // Acquire, each: if the slot went to another operation meanwhile, then ours is over, and what it did is
             // seen. If not, these are its ends. Either way it need not be waited for when this says so.
-            slot.range_of.load(Acquire) == operation.word
+            (slot.range_of.load(Acquire) == operation.word || planted::is(Bug::RangeOfAnother))
                 && (slot.end.load(Acquire) <= range.start() || range.end() <= slot.start.load(Acquire))
         })
     }

@@ -1,13 +1,42 @@
-//! loom models of the notifiers: at most 3 threads, 2 in-flight slots in a block, 3 forced switches.
+//! loom models of the notifiers, and a table of all models of this crate.
 //!
 //! Each protocol is modelled once as it is, and once with each bug that it must catch
 //! ([`planted`](crate::planted)). A page is a loom cell: using it is a read, freeing it is a write, and loom stops
 //! the model when the two are not ordered.
-#![expect(
-    clippy::unwrap_used,
-    clippy::should_panic_without_expect,
-    reason = "a helper that cannot go on fails its model, and loom's words for a race vary"
-)]
+//!
+//! The bound is threads / forced switches; what else bounds a model is said with it. A block of marks has 2 slots in
+//! all of them. A planted bug is caught by the very model that it stands beside.
+//!
+//! | model | bound | planted bugs |
+//! |---|---|---|
+//! | *registration against an invalidation that began before it* | | |
+//! | `registration::grace_period` | 2 / 3 | `MarkWithoutFence` `ReadBeforeMark` `ScanBeforePublish` `NoGracePeriod` `LostWakeup` `GateKeepsSequence` `GateIgnoresProgress` |
+//! | `registration::all_locks` | 2 / 3 | `NoLocks` `SkipVmaLocks` |
+//! | `registration::grace_period_behind_another` | 2 / 3 | `NoGracePeriod` |
+//! | `registration::all_locks_behind_another` | 2 / 3 | `NoLocks` |
+//! | `registration::all_locks_against_reclaim` | 2 / 3 | `SkipRmapLocks` |
+//! | `registration::all_locks_against_the_exempt` | 2 / 3 | `IgnoreExempt` |
+//! | *marks* | | |
+//! | `marks::two_chain_a_block` | 3 / 3 | `ChainRelaxed` `ChainOverwrites` |
+//! | *range notifiers* | | |
+//! | `range::unregister_against_a_callback` | 2 / 3 | `CallWithoutFence` `NoCallbackWait` |
+//! | `range::release_against_unregister` | 2 / 3 | `ReleaseTwice` |
+//! | `range::registration_across_a_pair` | 2 / 3 | `EndToCurrentList` `FreeAtOnce` |
+//! | `range::refusal` | 2 / 3 | `EndToRefuser` `NoRollback` |
+//! | *interval notifiers* | | |
+//! | `interval::reader_against_invalidation` | 2 / 3 | `SequenceReadLate` `ActiveLate` |
+//! | `interval::insertion_during_an_invalidation` | 2 / 3 | `IgnorePending` |
+//! | `interval::insertion_behind_another_range` | 2 / 3 | `RangeOfAnother` |
+//! | `interval::a_sleeping_reader` | 3 / 3 | `LostReaderWakeup` `ReaderSleepsUnmarked` |
+//! | *all locks* | | |
+//! | `all_locks::a_fault_and_reclaim` | 3 / 5 | `SkipVmaLocks` `SkipRmapLocks` |
+//! | `all_locks::two_owners_that_share_mappings` | 3 / 5 | `NoAllLocks` |
+//! | `all_locks::an_interruption` | 3 / 5 | `MarkBeforeLock` |
+//! | *the lock* | | |
+//! | `lock::two_writers_and_a_reader` | 3 / 4 | `RelaxedEntry` `SleepUnmarked` |
+//! | `lock::two_readers_and_a_writer` | 3 / 4 | `IgnoreReaders` |
+//! | `lock::a_writer_gives_up` | 3 / 4 | `GiveUpSilently` |
+#![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its model")]
 
 mod interval;
 mod marks;
@@ -130,7 +159,7 @@ impl Device {
 }
 
 impl Subscriber for Device {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "device"
     }
 
@@ -174,7 +203,7 @@ impl Mirror {
 }
 
 impl IntervalSubscriber for Mirror {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "mirror"
     }
 

@@ -63,6 +63,12 @@ pub(crate) enum Bug {
     IgnorePending,
     /// A gate's end does not advance its sequence number.
     GateKeepsSequence,
+    /// A gate does not look at what is in progress.
+    GateIgnoresProgress,
+    /// An insertion takes the range of the slot's earlier operation for that of the one in flight.
+    RangeOfAnother,
+    /// Registration under all locks does not wait for invalidations that are exempt.
+    IgnoreExempt,
     /// A further block of marks is published without release.
     ChainRelaxed,
     /// Of two threads that chain a block, the second one's takes the place of the first one's.

@@ -1,4 +1,4 @@
-//! loom models of [`take_all_locks`]: at most 3 threads, 2 VMAs and 2 mappings a space, 5 forced switches.
+//! loom models of [`take_all_locks`].
 
 use super::{LockedSpace, take_all_locks};
 use crate::{
@@ -40,6 +40,8 @@ impl InFlight {
 }
 
 /// One VMA that maps one thing. A fault holds only the VMA lock, reclaim only the reverse-map lock.
+///
+/// Bound: 3 threads, one operation each; 5 forced switches.
 fn a_fault_and_reclaim(planted: Option<Bug>) {
     model(planted, || {
         let mapping = mapping();
@@ -89,6 +91,8 @@ fn planted_skipping_the_rmap_locks_is_caught() {
 }
 
 /// Two owners map the same two things in opposite order, and one of them twice.
+///
+/// Bound: 3 threads, 2 owners of 2 VMAs, 2 mappings; 5 forced switches.
 fn two_owners_that_share_mappings(planted: Option<Bug>) {
     model(planted, || {
         let (a, b) = (mapping(), mapping());
@@ -126,6 +130,8 @@ fn planted_no_all_locks_is_caught() {
 }
 
 /// Somebody holds the lock of the second mapping for a while; the taker is interrupted at any moment.
+///
+/// Bound: 3 threads, 2 VMAs, 2 mappings, one interruption; 5 forced switches.
 fn an_interruption(planted: Option<Bug>) {
     model(planted, || {
         let (a, b) = (mapping(), mapping());

@@ -9,7 +9,7 @@ use loom::cell::UnsafeCell;
 // Not loom's: its destructor panics when loom unwinds the threads of a model that failed.
 use std::sync::Arc;
 
-/// The bound: 3 threads, each with one operation, 4 forced switches.
+/// The bound on forced switches.
 const PREEMPTIONS: usize = 4;
 
 #[track_caller]
@@ -41,6 +41,8 @@ impl Checked {
 }
 
 /// Two writers and a reader: nobody sees half of a write, and nobody sleeps for ever.
+///
+/// Bound: 3 threads, one operation each; 4 forced switches.
 fn two_writers_and_a_reader(planted: Option<Bug>) {
     model(planted, || {
         let checked = Arc::new(Checked::default());
@@ -66,6 +68,8 @@ fn writers_are_alone_and_wake_everybody() {
 }
 
 /// Readers hold the lock, a writer waits, a reader comes behind it.
+///
+/// Bound: 3 threads, one operation each; 4 forced switches.
 fn two_readers_and_a_writer(planted: Option<Bug>) {
     model(planted, || {
         let checked = Arc::new(Checked::default());
@@ -108,6 +112,8 @@ fn planted_sleeping_unmarked_is_caught() {
 }
 
 /// A writer that waits for a reader is interrupted, while another reader waits behind the writer.
+///
+/// Bound: 3 threads, one operation each, one interruption; 4 forced switches.
 fn a_writer_gives_up(planted: Option<Bug>) {
     model(planted, || {
         let lock = Arc::new(VmaLock::new(()));
