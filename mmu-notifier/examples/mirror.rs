@@ -1,4 +1,5 @@
-//! A device that mirrors an address space and never goes stale, driven by random invalidations.
+//! A device that mirrors an address space and never goes stale, driven by random invalidations; and the same device,
+//! told of nothing, which does.
 //!
 //! The shape is that of Linux's lib/test_hmm.c: a table of translations of the device's own, filled on demand under a
 //! sequence number, emptied by the invalidation before the page goes away.
@@ -86,9 +87,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let retries = subscriptions.counters().retries;
     println!(
-        "{} accesses, {} invalidations, {} refused, {retries} retries, no stale use",
+        "told before each page goes: {} accesses, {} invalidations, {} refused, {retries} retries, no stale use",
         report.accesses, report.invalidations, report.refusals
     );
+
+    device.subscription.remove()?;
+    match harness.run(&subscriptions, &device) {
+        Err(stale) => println!("told of nothing: {stale}"),
+        Ok(_) => println!("told of nothing: no stale use was met this time"),
+    }
     Ok(())
 }
 
