@@ -26,14 +26,19 @@ mod backing;
 mod config;
 mod create;
 mod discard;
+mod frame;
 mod host;
 mod host_files;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 mod host_settings;
 mod huge_pages;
 mod memory_call;
+#[cfg(all(test, loom))]
+mod models;
 mod name;
 mod numa;
+mod order;
+mod planted;
 mod prefault;
 mod ram;
 mod region;
@@ -41,6 +46,7 @@ mod report;
 mod shared_hugetlb;
 mod size;
 #[cfg(test)]
+#[cfg(not(loom))]
 mod testing;
 mod userfaultfd;
 
@@ -49,9 +55,10 @@ pub use backing::{Backing, ParseBackingError};
 pub use config::{GuestRamConfig, Prefault};
 pub use create::CreateRamError;
 pub use discard::{DiscardError, Discarded};
+pub use frame::{BLOCK_PAGES, BLOCK_SIZE, Gfn, PageSize, Pfn};
 pub use host::BackingFileError;
 pub use host_files::HostFileError;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub use host_settings::{HostSettings, SettingRefused};
 pub use huge_pages::{HugePagePool, HugePageSize, ReadPoolError};
 pub use memory_call::MemoryCall;
