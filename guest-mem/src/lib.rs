@@ -26,6 +26,7 @@ mod backing;
 mod config;
 mod create;
 mod discard;
+pub mod folio;
 mod frame;
 mod host;
 mod host_files;
