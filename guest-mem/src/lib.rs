@@ -40,6 +40,7 @@ mod name;
 mod numa;
 mod order;
 mod planted;
+pub mod pool;
 mod prefault;
 mod ram;
 mod region;

@@ -12,8 +12,8 @@ use vm_memory::VolatileSlice;
 use super::checked;
 use super::pages::{GapError, MoveError, PAGE, PLAIN, Pages, RESIDENCY_BATCH, residency};
 
-/// Readable and writable memory at an aligned address between two guard pages; dropping it unmaps all three, unless
-/// a part of the memory was lost ([`without_file`](Self::without_file)).
+/// Readable and writable memory at an aligned address, between two guard pages unless it is [sparse](Source::Sparse);
+/// dropping it unmaps all of that, unless a part of the memory was lost ([`without_file`](Self::without_file)).
 ///
 /// Guests, devices and this process read and write it at the same time, so no Rust reference into it is ever made:
 /// what it hands out is raw or a [`VolatileSlice`] that borrows it.
@@ -25,7 +25,7 @@ pub(crate) struct Mapping {
     lost: AtomicBool,
     /// The NUMA node that its pages come from, if it is bound to one.
     node: Option<u32>,
-    _guards: [Pages; 2],
+    _guards: Option<[Pages; 2]>,
 }
 
 /// Where the pages of a mapping come from.
@@ -40,6 +40,8 @@ pub(crate) enum Source<'a> {
     PrivateHugetlb(BorrowedFd<'a>),
     /// The pages of a file, shared; on hugetlb all of them are reserved.
     Shared(BorrowedFd<'a>),
+    /// The pages of a file from this offset on, in bytes, shared; on hugetlb none is reserved.
+    Sparse(BorrowedFd<'a>, u64),
 }
 
 /// What to do with the pages of a range.
@@ -74,16 +76,20 @@ impl Mapping {
         let align = usize::try_from(align).map_err(too_large)?;
         let (flags, file) = match source {
             Source::Anonymous => (PLAIN, None),
-            Source::PrivateFile(file) => (libc::MAP_PRIVATE | libc::MAP_NORESERVE, Some(file)),
-            Source::PrivateHugetlb(file) => (libc::MAP_PRIVATE, Some(file)),
-            Source::Shared(file) => (libc::MAP_SHARED, Some(file)),
+            Source::PrivateFile(file) => (libc::MAP_PRIVATE | libc::MAP_NORESERVE, Some((file, 0))),
+            Source::PrivateHugetlb(file) => (libc::MAP_PRIVATE, Some((file, 0))),
+            Source::Shared(file) => (libc::MAP_SHARED, Some((file, 0))),
+            Source::Sparse(file, offset) => {
+                let offset = libc::off_t::try_from(offset).map_err(too_large)?;
+                (libc::MAP_SHARED | libc::MAP_NORESERVE, Some((file, offset)))
+            }
         };
         let prot = libc::PROT_READ | libc::PROT_WRITE;
-        let mapped = Pages::map_in_gap(len, align, |gap| {
-            Pages::map(Some(gap), len, prot, flags, file.map(|file| (file, 0)))
-        });
+        let mapped = Pages::map_in_gap(len, align, |gap| Pages::map(Some(gap), len, prot, flags, file));
         match mapped {
             Ok((pages, guards)) => {
+                // What is sparse belongs to a pool: its offset and its userfaultfd keep it from merging with a neighbour.
+                let guards = (!matches!(source, Source::Sparse(..))).then_some(guards);
                 Ok(Self { pages, lost: AtomicBool::new(false), node: None, _guards: guards })
             }
             Err(GapError::NoGap(error)) => Err(MapError::NoAddressSpace(error)),

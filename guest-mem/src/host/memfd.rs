@@ -8,14 +8,26 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use super::checked;
+use super::inject::{Injector, Operation};
 use super::pages::Pages;
 use crate::HugePageSize;
 
 /// A memfd called `name` of `size` bytes, on hugetlb if `huge` says so, whose size nobody can change any more.
 pub(crate) fn memfd(name: &CStr, size: u64, huge: Option<HugePageSize>) -> io::Result<File> {
+    memfd_unless_injected(name, size, huge, &Injector::none())
+}
+
+/// The same, unless `injector` has it fail.
+pub(super) fn memfd_unless_injected(
+    name: &CStr,
+    size: u64,
+    huge: Option<HugePageSize>,
+    injector: &Injector,
+) -> io::Result<File> {
     let huge = huge.map_or(0, |size| libc::MFD_HUGETLB | (size.shift() << libc::MFD_HUGE_SHIFT));
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | huge;
     let create = |flags| {
+        injector.check(Operation::MemfdCreate)?;
         // SAFETY: the kernel reads the name up to its NUL and keeps a copy.
         let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
         if fd < 0 {
@@ -29,8 +41,10 @@ pub(crate) fn memfd(name: &CStr, size: u64, huge: Option<HugePageSize>) -> io::R
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(flags)?,
         other => other?,
     };
+    injector.check(Operation::Truncate)?;
     file.set_len(size)?;
     // A shorter file would turn the guest's next touch into SIGBUS.
+    injector.check(Operation::Seal)?;
     let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
     // SAFETY: F_ADD_SEALS takes an integer and touches no memory.
     checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;

@@ -5,21 +5,31 @@
 #![expect(unsafe_code, reason = "system calls that map and unmap memory cannot be checked by the compiler")]
 
 mod file;
+mod inject;
 mod mapping;
 mod memfd;
 mod pages;
+mod pool;
 mod probe;
 mod process;
+mod thread;
 mod userfaultfd;
 
 pub use file::BackingFileError;
 pub(crate) use file::open_regular;
+#[cfg(test)]
+pub(crate) use inject::RandomPlan;
+pub(crate) use inject::{Injector, Operation};
 pub(crate) use mapping::{Advice, MapError, Mapping, Source};
 pub(crate) use memfd::{allocated_bytes, memfd, punch_hole, reserve_huge_pages};
 pub(crate) use pages::MoveError;
+pub(crate) use pool::{DirectMap, DirectMapError, PageKind};
 pub(crate) use probe::{collapse, name_anonymous, pagemap_scan, populate_write};
 pub(crate) use process::thp_disabled_for_process;
-pub(crate) use userfaultfd::Userfaultfd;
+pub(crate) use thread::{bind_thread, time_stamp};
+pub(crate) use userfaultfd::{
+    Event, FaultKind, OpenUserfaultfdError, Protection, RegisterError, StopEvent, UffdError, Userfaultfd,
+};
 
 use std::io;
 
