@@ -39,6 +39,7 @@ mod models;
 mod name;
 mod numa;
 mod order;
+pub mod pgtable;
 mod planted;
 pub mod pool;
 mod prefault;
