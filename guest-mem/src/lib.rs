@@ -46,12 +46,14 @@ mod prefault;
 mod ram;
 mod region;
 mod report;
+pub mod rmap;
 mod shared_hugetlb;
 mod size;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod testing;
 mod userfaultfd;
+pub mod vma;
 
 pub use availability::{Unavailable, UnavailableReason};
 pub use backing::{Backing, ParseBackingError};
