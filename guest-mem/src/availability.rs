@@ -128,7 +128,7 @@ impl Backing {
         self.check_size(size)?;
         match self {
             Self::AnonymousThp => self.check_thp(files, "enabled", "madvise"),
-            Self::ShmemThp => self.check_thp(files, "shmem_enabled", "advise"),
+            Self::ShmemThp | Self::ManagedThp => self.check_thp(files, "shmem_enabled", "advise"),
             _ => match self.hugetlb() {
                 Some(page) => check_hugetlb(files, size, page, node),
                 None => Ok(()),

@@ -38,6 +38,12 @@ pub enum Backing {
     File(PathBuf),
     /// A mappable `guest_memfd`, made by whoever holds the KVM VM.
     GuestMemfd,
+    /// Frames of 4 KiB of a pool of this process, which resolves the faults itself.
+    Managed4kb,
+    /// Frames of 2 MiB of a pool of this process on hugetlb, which resolves the faults itself.
+    Managed2mb,
+    /// Transparent huge pages of a pool of this process, which resolves the faults itself.
+    ManagedThp,
 }
 
 /// Why a text names no [`Backing`].
@@ -72,6 +78,9 @@ impl Backing {
         Self::SharedHugetlb2mb,
         Self::SharedHugetlb1gb,
         Self::GuestMemfd,
+        Self::Managed4kb,
+        Self::Managed2mb,
+        Self::ManagedThp,
     ];
 
     /// The word that names this kind of backing; `file` for every file.
@@ -88,6 +97,9 @@ impl Backing {
             Self::SharedHugetlb1gb => "shared_hugetlb_1gb",
             Self::File(_) => "file",
             Self::GuestMemfd => "guest_memfd",
+            Self::Managed4kb => "managed_4kb",
+            Self::Managed2mb => "managed_2mb",
+            Self::ManagedThp => "managed_thp",
         }
     }
 
@@ -115,7 +127,7 @@ impl Backing {
     #[must_use]
     pub const fn hugetlb(&self) -> Option<HugePageSize> {
         match self {
-            Self::AnonymousHugetlb2mb | Self::SharedHugetlb2mb => Some(HugePageSize::Mb2),
+            Self::AnonymousHugetlb2mb | Self::SharedHugetlb2mb | Self::Managed2mb => Some(HugePageSize::Mb2),
             Self::AnonymousHugetlb1gb | Self::SharedHugetlb1gb => Some(HugePageSize::Gb1),
             _ => None,
         }
@@ -132,8 +144,27 @@ impl Backing {
     pub const fn is_shared(&self) -> bool {
         matches!(
             self,
-            Self::Shmem | Self::ShmemThp | Self::SharedHugetlb2mb | Self::SharedHugetlb1gb | Self::GuestMemfd
+            Self::Shmem
+                | Self::ShmemThp
+                | Self::SharedHugetlb2mb
+                | Self::SharedHugetlb1gb
+                | Self::GuestMemfd
+                | Self::Managed4kb
+                | Self::Managed2mb
+                | Self::ManagedThp
         )
+    }
+
+    /// Whether this process resolves the faults; else the kernel does.
+    #[must_use]
+    pub const fn is_managed(&self) -> bool {
+        matches!(self, Self::Managed4kb | Self::Managed2mb | Self::ManagedThp)
+    }
+
+    /// Who resolves the faults, as reports say it: `underlay` or `kernel`.
+    #[must_use]
+    pub const fn resolved_by(&self) -> &'static str {
+        if self.is_managed() { "underlay" } else { "kernel" }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use vm_memory::GuestAddress;
 
-use crate::{Backing, ByteSize};
+use crate::{Backing, ByteSize, ManagedConfig};
 
 /// What a piece of guest RAM is to be; [`GuestRam::create`](crate::GuestRam::create) makes it so.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct GuestRamConfig {
     pub numa_node: Option<u32>,
     /// The `guest_memfd`, at least `size` bytes long: given exactly when the backing is [`Backing::GuestMemfd`].
     pub guest_memfd: Option<OwnedFd>,
+    /// How the RAM is run, if the backing is [managed](Backing::is_managed).
+    pub managed: ManagedConfig,
     /// Set by whoever wants the making to stop; it is looked at between the steps of populating.
     pub interrupt: Option<Arc<AtomicBool>>,
 }
@@ -58,6 +60,7 @@ impl GuestRamConfig {
             prefault: None,
             numa_node: None,
             guest_memfd: None,
+            managed: ManagedConfig::default(),
             interrupt: None,
         }
     }

@@ -10,15 +10,16 @@ use std::sync::{Arc, Mutex};
 use mmu_notifier::{AddressRange, RangeError, Subscriptions};
 use vm_memory::GuestRegionCollectionError;
 
-use crate::host::{self, Advice, MapError, Mapping, Source};
+use crate::host::{self, Advice, Injector, MapError, Mapping, Source};
 use crate::host_files::HostFiles;
+use crate::managed::Managed;
 use crate::name::MappingName;
 use crate::numa::check_node;
 use crate::prefault::prefault;
-use crate::ram::Store;
+use crate::ram::{Resolver, Store};
 use crate::{
-    Backing, BackingFileError, ByteSize, GuestMemoryView, GuestRam, GuestRamConfig, GuestRegion, NumaError,
-    Prefault, Unavailable,
+    Backing, BackingFileError, ByteSize, GuestMemoryView, GuestRam, GuestRamConfig, GuestRegion,
+    ManagedError, NumaError, Prefault, Unavailable,
 };
 
 /// Why guest RAM could not be made; whatever had been made of it is gone again.
@@ -140,6 +141,9 @@ pub enum CreateRamError {
     /// The interrupt flag was set.
     #[error("interrupted while guest RAM was populated")]
     Interrupted,
+    /// The memory manager could not be made.
+    #[error("managed guest RAM cannot be made")]
+    Managed(#[from] ManagedError),
     /// vm-memory does not take the region.
     #[error("vm-memory does not take the guest RAM")]
     View(#[from] GuestRegionCollectionError),
@@ -154,7 +158,8 @@ impl GuestRam {
     /// # Errors
     /// [`CreateRamError`]; nothing is left behind.
     pub fn create(config: GuestRamConfig) -> Result<Self, CreateRamError> {
-        let GuestRamConfig { size, backing, guest_base, numa_node, .. } = config;
+        let (size, guest_base, numa_node) = (config.size, config.guest_base, config.numa_node);
+        let backing = config.backing.clone();
         let range = AddressRange::new(guest_base.0, size.bytes());
         let files = HostFiles::system();
         let nodes = match numa_node {
@@ -167,6 +172,9 @@ impl GuestRam {
         let range = range?;
 
         let name = MappingName::new(&config.guest, &config.region);
+        if backing.is_managed() {
+            return Self::create_managed(&config, range, &name, &Injector::none());
+        }
         let (mut mapping, store) = map(&backing, size, &name, config.guest_memfd)?;
         advise(&mapping, &backing)?;
         if let Some(node) = numa_node {
@@ -184,7 +192,33 @@ impl GuestRam {
             store,
             backing,
             size,
-            owner: Subscriptions::new(),
+            resolver: Resolver::Kernel(Subscriptions::new()),
+            range,
+            discarding: Mutex::new(()),
+        })
+    }
+}
+
+impl GuestRam {
+    pub(crate) fn create_managed(
+        config: &GuestRamConfig,
+        range: AddressRange,
+        name: &MappingName,
+        injector: &Injector,
+    ) -> Result<Self, CreateRamError> {
+        let (backing, size) = (config.backing.clone(), config.size);
+        if config.guest_memfd.is_some() {
+            return Err(CreateRamError::GuestMemfdUnexpected { backing });
+        }
+        let (mapping, managed) = Managed::create(&backing, size, range, name, &config.managed, injector)?;
+        let region = GuestRegion::new(Arc::clone(&mapping), config.guest_base);
+        Ok(Self {
+            view: GuestMemoryView::from_regions(vec![region])?,
+            mapping,
+            store: Store::Pool,
+            backing,
+            size,
+            resolver: Resolver::Underlay(managed),
             range,
             discarding: Mutex::new(()),
         })
@@ -229,6 +263,9 @@ fn map(
         Backing::File(path) => {
             let file = host::open_regular(path, size)?;
             (map(Source::PrivateFile(file.as_fd()))?, Store::Private)
+        }
+        Backing::Managed4kb | Backing::Managed2mb | Backing::ManagedThp => {
+            (map(Source::Anonymous)?, Store::Pool)
         }
         Backing::GuestMemfd => {
             let file = File::from(guest_memfd.ok_or(CreateRamError::GuestMemfdMissing)?);
@@ -312,4 +349,5 @@ fn needed_prefault(backing: &Backing, nodes: Option<usize>) -> Option<Prefault> 
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

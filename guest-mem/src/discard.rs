@@ -5,13 +5,16 @@ use std::ops::Range;
 
 use mmu_notifier::{AddressRange, Event, Invalidation, Subscriptions};
 
-/// What a discard did; the two add up to the length of the range.
+/// What a discard did; the three add up to the length of the range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Discarded {
     /// Bytes of the range that were handed back to the kernel as whole pages, whether they were resident or not.
     pub freed_bytes: u64,
     /// Bytes of the range that belong to huge pages which reach beyond it: those pages stay, with zeros here.
     pub zeroed_bytes: u64,
+    /// Bytes of the range that were left as they are, because a device has pinned their pages. None where the kernel
+    /// resolves the faults: it knows of no pins.
+    pub pinned_bytes: u64,
 }
 
 /// Why a range of guest RAM was not discarded.
@@ -117,7 +120,7 @@ pub(crate) fn discard(
         })?;
     }
     let freed_bytes = parts.whole.end - parts.whole.start;
-    Ok(Discarded { freed_bytes, zeroed_bytes: range.len() - freed_bytes })
+    Ok(Discarded { freed_bytes, zeroed_bytes: range.len() - freed_bytes, pinned_bytes: 0 })
 }
 
 /// A range of bytes as pages see it: whole ones, and what is left of the page before and of the page after.
@@ -143,4 +146,5 @@ impl Parts {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

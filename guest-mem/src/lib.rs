@@ -33,7 +33,9 @@ mod host_files;
 #[cfg(any(test, feature = "testing"))]
 mod host_settings;
 mod huge_pages;
+mod managed;
 mod memory_call;
+mod mm;
 #[cfg(all(test, loom))]
 mod models;
 mod name;
@@ -47,6 +49,7 @@ mod ram;
 mod region;
 mod report;
 pub mod rmap;
+mod service;
 mod shared_hugetlb;
 mod size;
 #[cfg(test)]
@@ -66,10 +69,16 @@ pub use host_files::HostFileError;
 #[cfg(any(test, feature = "testing"))]
 pub use host_settings::{HostSettings, SettingRefused};
 pub use huge_pages::{HugePagePool, HugePageSize, ReadPoolError};
+pub use managed::{ManagedConfig, ManagedError, Stock};
 pub use memory_call::MemoryCall;
+pub use mm::{
+    ChangeError, CreateMmError, FaultAround, FaultCount, FaultError, FaultReason, FileFiller, Filler, Mm,
+    MmConfig, MmReport, MmStats, Shrunk, Usage, VmaReport,
+};
 pub use numa::NumaError;
 pub use ram::{GuestRam, HostAddress};
 pub use region::{GuestMemoryView, GuestRegion};
 pub use report::{RamReport, ReportError};
+pub use service::{FaultTrace, ServiceConfig, Waiting};
 pub use size::{ByteSize, ParseSizeError};
 pub use userfaultfd::{UserfaultfdFeatures, UserfaultfdProbe, UserfaultfdWay, probe_userfaultfd};

@@ -12,9 +12,13 @@ use mmu_notifier::{AddressRange, Subscriptions};
 use crate::backing::BASE_PAGE;
 use crate::discard::{self, FreeError, Zap};
 use crate::host::{self, Advice, Mapping};
+use crate::managed::Managed;
 use crate::report::Smaps;
 use crate::shared_hugetlb;
-use crate::{Backing, ByteSize, DiscardError, Discarded, GuestMemoryView, RamReport, ReportError};
+use crate::{
+    Backing, ByteSize, DiscardError, Discarded, FaultTrace, GuestMemoryView, Mm, MmReport, RamReport,
+    ReportError,
+};
 
 /// One stretch of guest-physical memory: mapped in this process, ready to be given to KVM.
 ///
@@ -23,7 +27,7 @@ use crate::{Backing, ByteSize, DiscardError, Discarded, GuestMemoryView, RamRepo
 #[derive(Debug)]
 pub struct GuestRam {
     /// Dropped first: who keeps translations is released before the memory goes.
-    pub(crate) owner: Subscriptions,
+    pub(crate) resolver: Resolver,
     pub(crate) range: AddressRange,
     pub(crate) mapping: Arc<Mapping>,
     pub(crate) store: Store,
@@ -35,6 +39,15 @@ pub struct GuestRam {
     pub(crate) discarding: Mutex<()>,
 }
 
+/// Who resolves the faults.
+#[derive(Debug)]
+pub(crate) enum Resolver {
+    /// The kernel does; what this process takes away is announced here.
+    Kernel(Subscriptions),
+    /// This process does.
+    Underlay(Managed),
+}
+
 /// Who owns the pages of a mapping.
 #[derive(Debug)]
 pub(crate) enum Store {
@@ -44,6 +57,8 @@ pub(crate) enum Store {
     Memfd(File),
     /// This `guest_memfd` does.
     GuestMemfd(File),
+    /// The pool of frames does.
+    Pool,
 }
 
 /// The address in this process of the first byte of a guest RAM.
@@ -105,7 +120,7 @@ impl GuestRam {
     pub fn guest_memfd(&self) -> Option<BorrowedFd<'_>> {
         match &self.store {
             Store::GuestMemfd(file) => Some(file.as_fd()),
-            Store::Private | Store::Memfd(_) => None,
+            Store::Private | Store::Memfd(_) | Store::Pool => None,
         }
     }
 
@@ -115,8 +130,46 @@ impl GuestRam {
     /// its invalidations hold no lock of the notifiers' ([`exempt`](Subscriptions::exempt)). Subscribers are released
     /// when the RAM is dropped, before it is unmapped.
     #[must_use]
-    pub const fn owner(&self) -> &Subscriptions {
-        &self.owner
+    pub fn owner(&self) -> &Subscriptions {
+        match &self.resolver {
+            Resolver::Kernel(owner) => owner,
+            Resolver::Underlay(managed) => managed.mm().owner(),
+        }
+    }
+
+    /// The memory manager, if the backing is [managed](Backing::is_managed).
+    #[must_use]
+    pub fn mm(&self) -> Option<&Arc<Mm>> {
+        match &self.resolver {
+            Resolver::Kernel(_) => None,
+            Resolver::Underlay(managed) => Some(managed.mm()),
+        }
+    }
+
+    /// What the memory manager knows, if the backing is [managed](Backing::is_managed).
+    #[must_use]
+    pub fn mm_report(&self) -> Option<MmReport> {
+        let report = self.mm()?.report();
+        Some(MmReport { replaced_handlers: self.replaced_handlers(), ..report })
+    }
+
+    /// The times of the latest faults that this process resolved; none are kept any more. See
+    /// [`ServiceConfig::trace`](crate::ServiceConfig::trace).
+    #[must_use]
+    pub fn take_fault_trace(&self) -> Vec<FaultTrace> {
+        match &self.resolver {
+            Resolver::Kernel(_) => Vec::new(),
+            Resolver::Underlay(managed) => managed.take_trace(),
+        }
+    }
+
+    /// Threads that resolved faults and were replaced, because they panicked or their filler passed its deadline.
+    #[must_use]
+    pub fn replaced_handlers(&self) -> u64 {
+        match &self.resolver {
+            Resolver::Kernel(_) => 0,
+            Resolver::Underlay(managed) => managed.replaced_handlers(),
+        }
     }
 
     /// Takes the pages of `range`, in guest-physical bytes, away from the guest and gives them to the kernel.
@@ -140,8 +193,12 @@ impl GuestRam {
     /// [`DiscardError`]; unless it is `OutOfRange`, part of the range may have been discarded. After `RamLost` no part of
     /// the RAM can be used. Hugetlb needs Linux 5.18, memory that is locked (`mlock`) cannot be discarded.
     pub fn discard(&self, range: AddressRange) -> Result<Discarded, DiscardError> {
+        let owner = match &self.resolver {
+            Resolver::Kernel(owner) => owner,
+            Resolver::Underlay(managed) => return managed.mm().discard(range),
+        };
         let _one_at_a_time = self.discarding.lock().unwrap_or_else(PoisonError::into_inner);
-        discard::discard(&self.owner, self.range, self, self.backing.page_size(), range)
+        discard::discard(owner, self.range, self, self.backing.page_size(), range)
     }
 
     /// How much of the memory is there.
@@ -151,6 +208,9 @@ impl GuestRam {
     /// # Errors
     /// [`ReportError`] if the kernel does not say.
     pub fn report(&self) -> Result<RamReport, ReportError> {
+        if let Resolver::Underlay(managed) = &self.resolver {
+            return Ok(managed.report(self.size));
+        }
         let smaps = || {
             let start = self.host_address().get();
             Smaps::of(start..start + self.mapping.len())
@@ -174,6 +234,8 @@ impl GuestRam {
                 let resident = self.mapping.resident_bytes(0..self.mapping.len());
                 (resident.map_err(ReportError::Residency)?, None)
             }
+            // Reported above.
+            Store::Pool => (0, None),
         };
         Ok(RamReport { guest_bytes: self.size.bytes(), resident_bytes: Some(resident), huge_bytes: huge })
     }
@@ -187,6 +249,8 @@ impl Zap for GuestRam {
                 return shared_hugetlb::free(&self.mapping, file, &range);
             }
             Store::Memfd(file) | Store::GuestMemfd(file) => host::punch_hole(file, &range),
+            // Discarded by its manager.
+            Store::Pool => Ok(()),
         }
         .map_err(FreeError::Refused)
     }
@@ -204,4 +268,5 @@ impl Zap for GuestRam {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

@@ -7,7 +7,7 @@ use vm_memory::{
     GuestUsize, MemoryRegionAddress, VolatileSlice,
 };
 
-use crate::host::Mapping;
+use crate::{host::Mapping, service::is_handler};
 
 /// All of one guest RAM, as vm-memory's traits see it: what devices and loaders read and write.
 ///
@@ -54,6 +54,10 @@ impl GuestMemoryRegion for GuestRegion {
         offset: MemoryRegionAddress,
         count: usize,
     ) -> Result<VolatileSlice<'_>, GuestMemoryError> {
+        debug_assert!(
+            !is_handler(),
+            "a thread that resolves faults touches guest RAM: it would wait for itself"
+        );
         self.mapping.slice(offset.0, count).ok_or(GuestMemoryError::InvalidBackendAddress)
     }
 }

@@ -118,7 +118,7 @@ fn every_zap_lies_between_start_and_end() {
     let discarded = owner.discard(&model, pages(3, 6)).unwrap();
 
     let zeroed_bytes = 2 * PAGE_SIZE;
-    assert_eq!(discarded, Discarded { freed_bytes: HUGE, zeroed_bytes });
+    assert_eq!(discarded, Discarded { freed_bytes: HUGE, zeroed_bytes, pinned_bytes: 0 });
     let expected = [
         ("start", pages(3, 6)),
         ("zero", pages(3, 1)),

@@ -9,6 +9,12 @@ use crate::testing::{config, map_at, maps_with, ram};
 use crate::{GuestRamConfig, Prefault};
 
 mod discards;
+mod injected;
+mod managed;
+#[cfg(feature = "testing")]
+mod managed_huge;
+mod managed_shrink;
+mod stalls;
 
 const M: u64 = 1 << 20;
 

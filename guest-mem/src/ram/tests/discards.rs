@@ -8,7 +8,7 @@ fn a_partial_discard_of_small_pages_keeps_what_is_outside() {
 
         let discarded = ram.discard(part(&ram, PAGE_SIZE, M)).unwrap();
 
-        assert_eq!(discarded, Discarded { freed_bytes: M, zeroed_bytes: 0 });
+        assert_eq!(discarded, Discarded { freed_bytes: M, zeroed_bytes: 0, pinned_bytes: 0 });
         assert_eq!(resident(&ram), M);
         assert_filled(&ram, part(&ram, 0, PAGE_SIZE), 3);
         assert_filled(&ram, part(&ram, PAGE_SIZE, M), 0);

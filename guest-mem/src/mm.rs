@@ -1,0 +1,292 @@
+//! The memory manager of one guest RAM: an mm in user space.
+//!
+//! [`Mm`] owns the frames of a guest's RAM and everything that is known of them: VMAs (what was asked for), a page table
+//! (what is mapped), folios (who holds a frame). It resolves each fault ([`fault`]), and announces every change to its
+//! [`owner`](Mm::owner) before it makes it.
+//!
+//! ```text
+//!   fault                                        discard
+//!   VMA lock, or mmap_lock and the VMA lock      mmap_lock, for reading
+//!     page-table lock                            start: subscribers stop using the range
+//!       entry still none?                          page-table lock: freeze, mark closed, zap
+//!       frame, zeroed                            end
+//!       host: map                                  page-table lock: frame back, entry none
+//!       entry                                    wake whoever faulted meanwhile
+//!   wake
+//! ```
+//!
+//! **Placement.** The RAM is one linear stretch of a pool: the frame of a guest page is known from its address, and the
+//! window that shows the stretch to the guest is mapped and registered once.
+
+mod change;
+mod config;
+mod discard;
+mod error;
+mod failures;
+mod fault;
+mod fill;
+mod filler;
+mod fills;
+mod install;
+mod map;
+#[cfg(all(test, loom))]
+mod models;
+mod registry;
+mod report;
+mod shrink;
+mod stats;
+mod streams;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod window;
+
+pub use change::ChangeError;
+pub use config::{FaultAround, MmConfig};
+pub use error::{CreateMmError, FaultError};
+pub use filler::{FileFiller, Filler};
+pub use report::{MmReport, Usage, VmaReport};
+pub use shrink::Shrunk;
+pub use stats::{FaultCount, FaultReason, MmStats};
+
+pub(crate) use fault::Cause;
+pub(crate) use fill::{FillWatch, RunningFill, Scratch};
+pub(crate) use fills::Ticket;
+pub(crate) use install::{Install, InstallError, NoHost};
+pub(crate) use window::Window;
+
+use std::{
+    fmt, io,
+    ops::{ControlFlow, Range},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use mmu_notifier::{
+    AddressRange, PAGE_SIZE, Subscriptions,
+    sync::{Mutex, Tally},
+};
+
+use crate::{
+    Gfn, PageSize, Pfn,
+    folio::FrameTable,
+    pgtable::PageTable,
+    pool::{Commitment, FramePool, Stretch},
+    rmap::{Mapping, MmId},
+    vma::{VmaSpec, VmaTree},
+};
+use discard::DiscardedParts;
+use failures::Failures;
+use fills::Fills;
+use stats::Counts;
+use streams::Streams;
+
+/// An address space of guest-physical addresses whose frames this process runs.
+pub struct Mm {
+    /// Dropped first: who keeps translations is released before anything goes.
+    owner: Subscriptions,
+    id: MmId,
+    range: AddressRange,
+    around: FaultAround,
+    streams: Streams,
+    vmas: VmaTree,
+    table: PageTable,
+    folios: FrameTable,
+    install: Arc<dyn Install>,
+    filler: Option<Arc<dyn Filler>>,
+    fills: Fills,
+    failures: Failures,
+    /// Held by the one operation that closes entries, from before its start until its frames are back: so an entry that
+    /// is closed is its own. Above mmap_lock.
+    closing: Mutex<()>,
+    /// A leaf.
+    discarded_parts: Mutex<DiscardedParts>,
+    /// Where the next shrink begins, in bytes from the start. A hint.
+    shrink_hand: Tally,
+    counts: Counts,
+    /// Dropped last: nothing holds its frames any more.
+    stretch: Stretch,
+}
+
+impl Mm {
+    /// Makes an address space without a page in it, on frames of `config`'s pool, and makes its entries true through
+    /// `install`.
+    pub(crate) fn new(
+        config: MmConfig,
+        stretch: Stretch,
+        install: Arc<dyn Install>,
+    ) -> Result<Arc<Self>, CreateMmError> {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let id = MmId::new(LAST.fetch_add(1, Relaxed) + 1);
+        let range = config.range;
+        let table = PageTable::new(range)?;
+        let vmas = VmaTree::new(id, config.commit_limit.unwrap_or(range.pages()));
+        let spec =
+            VmaSpec { range, flags: config.flags, name: None, mapping: Arc::new(Mapping::new()), offset: 0 };
+        vmas.insert(&vmas.mmap_lock().write(), spec)?;
+        let mm = Arc::new(Self {
+            id,
+            owner: Subscriptions::new(),
+            range,
+            around: config.around,
+            streams: Streams::new(),
+            vmas,
+            table,
+            folios: FrameTable::new(stretch.pool().frames()),
+            install,
+            filler: config.filler,
+            fills: Fills::new(config.handlers),
+            failures: Failures::new(config.patience),
+            closing: Mutex::new(()),
+            discarded_parts: Mutex::default(),
+            shrink_hand: Tally::new(),
+            counts: Counts::default(),
+            stretch,
+        });
+        registry::add(&mm);
+        Ok(mm)
+    }
+
+    /// An address space whose host maps nothing: its faults come from whoever calls
+    /// [`touch`](Self::touch), the software second stage above all.
+    ///
+    /// # Errors
+    /// [`CreateMmError`].
+    pub fn modelled(config: MmConfig, pool: &Arc<FramePool>) -> Result<Arc<Self>, CreateMmError> {
+        config.check()?;
+        let stretch = pool.reserve(config.blocks(), Commitment::Overcommitted)?;
+        Self::new(config, stretch, Arc::new(NoHost))
+    }
+
+    /// Its number in the reverse map.
+    #[must_use]
+    pub const fn id(&self) -> MmId {
+        self.id
+    }
+
+    /// Whom every change is announced to: whoever keeps a translation registers here.
+    #[must_use]
+    pub const fn owner(&self) -> &Subscriptions {
+        &self.owner
+    }
+
+    /// The guest-physical addresses, in bytes.
+    #[must_use]
+    pub const fn range(&self) -> AddressRange {
+        self.range
+    }
+
+    /// What is mapped.
+    #[must_use]
+    pub const fn page_table(&self) -> &PageTable {
+        &self.table
+    }
+
+    /// What was asked for.
+    #[must_use]
+    pub const fn vmas(&self) -> &VmaTree {
+        &self.vmas
+    }
+
+    /// The metadata of its frames.
+    #[must_use]
+    pub const fn folios(&self) -> &FrameTable {
+        &self.folios
+    }
+
+    /// Its frames' pool.
+    #[must_use]
+    pub fn pool(&self) -> &Arc<FramePool> {
+        self.stretch.pool()
+    }
+
+    /// Its frames.
+    #[must_use]
+    pub const fn stretch(&self) -> &Stretch {
+        &self.stretch
+    }
+
+    /// Whether some pages come from a filler.
+    pub(crate) fn has_filler(&self) -> bool {
+        self.filler.is_some()
+    }
+
+    /// Lets whoever waits in `offsets`, in bytes from the start of the window, touch it again.
+    pub(crate) fn wake_window(&self, offsets: Range<u64>) -> io::Result<()> {
+        self.install.wake(offsets)
+    }
+
+    /// The frame that the page `gfn` has whenever it has one.
+    pub(crate) fn frame(&self, gfn: Gfn) -> Pfn {
+        self.stretch.start().plus(gfn.get() - Gfn::of(self.range.start()).get())
+    }
+
+    pub(crate) fn frames(&self, pages: &Range<Gfn>) -> Range<Pfn> {
+        self.frame(pages.start)..self.frame(pages.end)
+    }
+
+    /// Where `pages` are in the window, in bytes from its start.
+    pub(crate) fn offsets(&self, pages: &Range<Gfn>) -> Range<u64> {
+        let offset = |gfn: Gfn| gfn.address() - self.range.start();
+        offset(pages.start)..offset(pages.end)
+    }
+
+    /// The pages that one entry of `size` maps where `gfn` lies.
+    pub(crate) fn pages_of(gfn: Gfn, size: PageSize) -> Range<Gfn> {
+        match size {
+            PageSize::Base => gfn..gfn.plus(1),
+            PageSize::Huge => gfn.block()..gfn.block().plus(size.pages()),
+        }
+    }
+
+    /// Whether the whole 2 MiB range of `gfn` lies in `range`.
+    pub(crate) fn block_fits(range: AddressRange, gfn: Gfn) -> bool {
+        let start = gfn.block().address();
+        range.start() <= start && PageSize::Huge.bytes() <= range.end().saturating_sub(start)
+    }
+
+    /// Gives every frame back that no device has pinned, for the end.
+    fn unmap_all(&self) {
+        let mut kept = 0;
+        let closing: ControlFlow<io::Error> =
+            self.table.for_each_locked(self.range, |pt, part| match self.close(pt, part) {
+                Ok(closed) => {
+                    kept += closed.pinned_bytes;
+                    ControlFlow::Continue(())
+                }
+                Err(error) => ControlFlow::Break(error),
+            });
+        self.free_closed(self.range);
+        if let ControlFlow::Break(error) = closing {
+            log::error!("frames of guest RAM stay out of use, as it could not be zapped: {error}");
+        }
+        if kept > 0 {
+            log::error!("{kept:#x} bytes of guest RAM are pinned when it goes; their frames stay out of use");
+        }
+    }
+}
+
+impl Drop for Mm {
+    fn drop(&mut self) {
+        registry::remove(self);
+        // Subscribers first, while everything that they may know of is still there.
+        drop(std::mem::take(&mut self.owner));
+        self.unmap_all();
+    }
+}
+
+impl fmt::Debug for Mm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mm")
+            .field("range", &self.range)
+            .field("mapped", &self.table.mapped())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The range that `pages` are.
+pub(crate) fn bytes_of(pages: &Range<Gfn>) -> Option<AddressRange> {
+    let count = pages.end.get().checked_sub(pages.start.get())?;
+    AddressRange::new(pages.start.address(), count * PAGE_SIZE).ok()
+}

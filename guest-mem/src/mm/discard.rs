@@ -1,0 +1,243 @@
+//! Taking pages away: start, close and zap, end, and only then the frames.
+//!
+//! A page that is being taken away is *closed*: its entry says "migrating", so that a fault leaves it alone, and is woken
+//! when the frame is back and the entry is none. Until then no reader gets a reference, because the folio is free.
+//!
+//! A huge page of hugetlb of which only a part is discarded is zeroed there, through the direct map, and stays: the
+//! parts are noted, and when all 512 have been noted and the page is zeros as a whole, the frame is freed. Zeros are
+//! looked for after the zap, so what the guest has written to a discarded part since is kept.
+
+use std::{
+    collections::HashMap,
+    io,
+    ops::{ControlFlow, Range},
+};
+
+use mmu_notifier::{AddressRange, Event, Invalidation, sync::lock};
+
+use super::Mm;
+use crate::{
+    BLOCK_SIZE, Gfn, PageSize,
+    discard::{DiscardError, Discarded},
+    folio::{ExclusiveFolio, FolioRef},
+    frame::{PAGE_BYTES, PAGES},
+    pgtable::{Entry, PtGuard},
+    planted::{self, Bug},
+};
+
+/// What became of the pages that were to be closed, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Closed {
+    pub(super) zeroed_bytes: u64,
+    pub(super) pinned_bytes: u64,
+}
+
+impl Mm {
+    /// Takes the pages of `range` away: when this returns they read as when the RAM was new, but for those that are
+    /// pinned, which are left as they are and counted.
+    ///
+    /// # Errors
+    /// [`DiscardError`].
+    pub fn discard(&self, range: AddressRange) -> Result<Discarded, DiscardError> {
+        if !self.range.covers(range) {
+            return Err(DiscardError::OutOfRange { range, ram: self.range });
+        }
+        let _alone = lock(&self.closing);
+        let mmap = self.vmas.mmap_lock().read();
+        let mut all = Closed::default();
+        let invalidation = Invalidation::new(self.reached_by(range), Event::Clear);
+        let announce = || self.owner.invalidate_range_start(&mmap, invalidation);
+        let announced = (!planted::is(Bug::CloseFirst)).then(announce);
+        let closing: ControlFlow<io::Error> =
+            self.table.for_each_locked(range, |pt, part| match self.close(pt, part) {
+                Ok(closed) => {
+                    all.zeroed_bytes += closed.zeroed_bytes;
+                    all.pinned_bytes += closed.pinned_bytes;
+                    ControlFlow::Continue(())
+                }
+                Err(error) => ControlFlow::Break(error),
+            });
+        let announced = announced.unwrap_or_else(announce);
+        if planted::is(Bug::FreeBeforeEnd) {
+            self.free_closed(range);
+        }
+        drop(announced);
+        // Whoever faulted on a closed page was left alone.
+        let start = range.start() - self.range.start();
+        let wake = || self.install.wake(start..start + range.len());
+        if planted::is(Bug::WakeFirst) {
+            let _woken = wake();
+        }
+        self.free_closed(range);
+        drop(mmap);
+        let woken = if planted::is(Bug::NoWake) || planted::is(Bug::WakeFirst) { Ok(()) } else { wake() };
+        let refused = |source| DiscardError::Refused { range, source };
+        closing.break_value().map_or(Ok(()), Err).and(woken).map_err(refused)?;
+        let Closed { zeroed_bytes, pinned_bytes } = all;
+        let freed_bytes = range.len() - zeroed_bytes - pinned_bytes;
+        Ok(Discarded { freed_bytes, zeroed_bytes, pinned_bytes })
+    }
+
+    /// Takes what is mapped in `part` away from the guest, and closes what nobody has pinned. What is pinned stays
+    /// mapped here; whoever touches it faults, and finds it.
+    pub(super) fn close(&self, pt: &mut PtGuard<'_>, part: AddressRange) -> io::Result<Closed> {
+        let mut closed = Closed::default();
+        let first = Gfn::of(part.start());
+        let huge = pt.entry(first).is_huge();
+        if huge && part.len() < BLOCK_SIZE {
+            return self.zero_part(pt, part);
+        }
+        self.install.zap(self.offsets(&(first..Gfn::of(part.end()))))?;
+        let size = if huge { PageSize::Huge } else { PageSize::Base };
+        for gfn in Gfn::all_of(part).step_by(if huge { PAGES } else { 1 }) {
+            let entry = pt.entry(gfn);
+            if !entry.is_present() {
+                continue;
+            }
+            if self.free_folio(entry) {
+                let _was = pt.replace(gfn, entry.migrating());
+            } else {
+                closed.pinned_bytes += size.bytes();
+            }
+        }
+        Ok(closed)
+    }
+
+    /// Zeroes a part of a huge page, and closes the page if by now all of it was discarded and is zeros.
+    fn zero_part(&self, pt: &mut PtGuard<'_>, part: AddressRange) -> io::Result<Closed> {
+        let gfn = Gfn::of(part.start());
+        let (entry, block) = (pt.entry(gfn), gfn.block());
+        if !entry.is_present() {
+            return Ok(Closed::default());
+        }
+        // Nobody pins it from here on: what a device writes is not zeroed behind it.
+        let Some(folio) = self.freeze(entry) else {
+            return Ok(Closed { pinned_bytes: part.len(), ..Closed::default() });
+        };
+        let is_zero = self.zero_frozen(block, part);
+        if let Ok(true) = is_zero {
+            folio.unmap_huge();
+            folio.free();
+            let _was = pt.replace(block, entry.migrating());
+        } else {
+            folio.unfreeze(1).leak();
+        }
+        is_zero.map(|_| Closed { zeroed_bytes: part.len(), ..Closed::default() })
+    }
+
+    /// Zeroes `part` of the huge page at `block`. Whether by now all of it was discarded and is zeros, and it is mapped
+    /// nowhere.
+    fn zero_frozen(&self, block: Gfn, part: AddressRange) -> io::Result<bool> {
+        let frames = self.frames(&(Gfn::of(part.start())..Gfn::of(part.end())));
+        self.pool().zero(frames).map_err(io::Error::other)?;
+        if !lock(&self.discarded_parts).note(block, part) {
+            return Ok(false);
+        }
+        let pages = Self::pages_of(block, PageSize::Huge);
+        self.install.zap(self.offsets(&pages))?;
+        // What the guest has written there since is seen.
+        self.is_zero(&pages)
+    }
+
+    /// Whether the frames of `pages`, which are taken, hold zeros.
+    pub(super) fn is_zero(&self, pages: &Range<Gfn>) -> io::Result<bool> {
+        const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+        let mut page = ZEROS;
+        for gfn in (pages.start.get()..pages.end.get()).map(Gfn::new) {
+            self.pool().read(self.frame(gfn), 0, &mut page).map_err(io::Error::other)?;
+            if page != ZEROS {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Ends the use of the folio that `entry` maps, if nobody but entries has a reference to it.
+    pub(super) fn free_folio(&self, entry: Entry) -> bool {
+        let (head, size) = entry.folio();
+        let Some(folio) = self.folios.borrow(head.index(), size) else { return false };
+        if planted::is(Bug::LookThenFree) && folio.references() == 1 {
+            folio.unmap_page(0);
+            drop(folio.put_many(1));
+            return true;
+        }
+        let Some(folio) = self.freeze(entry) else { return false };
+        match size {
+            PageSize::Base => folio.unmap_page(0),
+            PageSize::Huge => folio.unmap_huge(),
+        }
+        folio.free();
+        true
+    }
+
+    /// The folio that `entry` maps, for this thread alone, if nobody has pinned it.
+    fn freeze(&self, entry: Entry) -> Option<ExclusiveFolio<'_>> {
+        let (head, size) = entry.folio();
+        let entrys = self.folios.borrow(head.index(), size)?.adopt();
+        entrys.freeze(1).map_err(FolioRef::leak).ok()
+    }
+
+    /// Gives the frames of what was closed in `range` back, and opens it: a fault maps it anew.
+    pub(super) fn free_closed(&self, range: AddressRange) {
+        let mut late = Vec::new();
+        let _: ControlFlow<()> = self.table.for_each_locked(range, |pt, part| {
+            let mut next = Gfn::of(part.start());
+            while next < Gfn::of(part.end()) {
+                let gfn = next;
+                let entry = pt.entry(gfn);
+                let pages = Self::pages_of(gfn, entry.size());
+                next = pages.end;
+                if !entry.is_migrating() {
+                    continue;
+                }
+                if planted::is(Bug::OpenFirst) {
+                    late.push(pages);
+                } else {
+                    self.give_back(&pages);
+                }
+                match entry.size() {
+                    PageSize::Base => pt.clear_page(gfn),
+                    PageSize::Huge => {
+                        lock(&self.discarded_parts).forget(gfn.block());
+                        pt.clear_huge()
+                    }
+                };
+            }
+            ControlFlow::Continue(())
+        });
+        for pages in late {
+            self.give_back(&pages);
+        }
+    }
+
+    /// Gives the frames of `pages` back, which nobody maps any more.
+    pub(super) fn give_back(&self, pages: &Range<Gfn>) {
+        let frames = self.frames(pages);
+        if let Err(error) = self.pool().give_back(frames.clone()) {
+            log::error!("frames {frames:?} stay out of use: {error}");
+        }
+    }
+}
+
+/// Which parts of huge pages were discarded.
+#[derive(Debug, Default)]
+pub(super) struct DiscardedParts(HashMap<Gfn, [u64; PAGES / 64]>);
+
+impl DiscardedParts {
+    /// Notes `part` of the huge page at `block`. Whether all of it was discarded by now; then nothing is noted any more.
+    fn note(&mut self, block: Gfn, part: AddressRange) -> bool {
+        let noted = self.0.entry(block).or_default();
+        for gfn in Gfn::all_of(part) {
+            noted[gfn.in_block() / 64] |= 1 << (gfn.in_block() % 64);
+        }
+        let all = noted.iter().all(|word| *word == u64::MAX);
+        if all {
+            self.forget(block);
+        }
+        all
+    }
+
+    fn forget(&mut self, block: Gfn) {
+        self.0.remove(&block);
+    }
+}

@@ -1,0 +1,98 @@
+//! Faults that fail again and again: how long to hope, and when to say that the page is lost.
+//!
+//! Whoever faulted is woken after a failure and faults again, so what passes is got over. A page whose faults have done
+//! nothing but fail for longer than the patience is poisoned: the guest stops with a message instead of faulting for ever.
+
+use std::time::{Duration, Instant};
+
+use mmu_notifier::sync::{
+    Mutex,
+    atomic::{AtomicBool, Ordering::Relaxed},
+    lock,
+};
+
+use crate::Gfn;
+
+/// Two failures further apart than this have nothing to do with each other.
+const APART: Duration = Duration::from_secs(1);
+
+/// The pages whose faults failed lately.
+#[derive(Debug)]
+pub(super) struct Failures {
+    patience: Duration,
+    /// A leaf, and empty unless something is wrong.
+    failing: Mutex<Vec<Failing>>,
+    /// Whether `failing` may not be empty: what a fault that succeeds looks at. A hint, it orders nothing.
+    any: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Failing {
+    gfn: Gfn,
+    first: Instant,
+    last: Instant,
+}
+
+impl Failures {
+    pub(super) fn new(patience: Duration) -> Self {
+        Self { patience, failing: Mutex::default(), any: AtomicBool::new(false) }
+    }
+
+    /// The fault at `gfn` failed at `now`. Whether it has been failing for too long.
+    pub(super) fn are_final(&self, gfn: Gfn, now: Instant) -> bool {
+        let mut failing = lock(&self.failing);
+        failing.retain(|other| now.duration_since(other.last) < APART);
+        self.any.store(true, Relaxed);
+        let Some(known) = failing.iter_mut().find(|other| other.gfn == gfn) else {
+            failing.push(Failing { gfn, first: now, last: now });
+            return false;
+        };
+        known.last = now;
+        now.duration_since(known.first) > self.patience
+    }
+
+    /// A fault at `gfn` was resolved: what failed there has passed.
+    pub(super) fn are_over(&self, gfn: Gfn) {
+        if self.any.load(Relaxed) {
+            let mut failing = lock(&self.failing);
+            failing.retain(|other| other.gfn != gfn);
+            self.any.store(!failing.is_empty(), Relaxed);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_page_that_fails_all_the_time_is_given_up() {
+        let failures = Failures::new(Duration::from_secs(3));
+        let start = Instant::now();
+        let at = |tenths: u64| start + Duration::from_millis(100 * tenths);
+        let (bad, other) = (Gfn::new(7), Gfn::new(8));
+
+        let given_up: Vec<_> = (0..40).filter(|&now| failures.are_final(bad, at(now))).collect();
+
+        assert_eq!(given_up.first(), Some(&31));
+        assert!(!failures.are_final(other, at(40)));
+        assert!(!failures.are_final(bad, at(60)), "two seconds without a failure are a new beginning");
+    }
+
+    #[test]
+    fn a_page_that_was_had_meanwhile_begins_anew() {
+        let failures = Failures::new(Duration::from_secs(3));
+        let start = Instant::now();
+        let (bad, good) = (Gfn::new(7), Gfn::new(8));
+        failures.are_final(bad, start);
+        failures.are_final(good, start);
+
+        let given_up = (1..100).map(|tenth| {
+            failures.are_over(good);
+            let now = start + Duration::from_millis(100 * tenth);
+            (failures.are_final(bad, now), failures.are_final(good, now))
+        });
+
+        assert_eq!(given_up.last(), Some((true, false)));
+    }
+}
