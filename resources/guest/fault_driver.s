@@ -202,7 +202,10 @@ underlay_guest_start:
     jmp     .Lul_recorded
 
 .Lul_sample:
-    mov     [r11 + r12 * 8], rax
+    mov     rcx, r12
+    shl     rcx, 4
+    mov     [r11 + rcx], r15
+    mov     [r11 + rcx + 8], rax
 
 .Lul_recorded:
     inc     r12

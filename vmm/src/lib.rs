@@ -8,5 +8,6 @@ pub mod interrupt;
 pub mod kvm;
 pub mod machine;
 pub mod measure;
+pub mod model;
 pub mod report;
 pub mod startup;

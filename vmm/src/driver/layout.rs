@@ -10,7 +10,7 @@
 //! ```
 //! RAM starts at a multiple of 1 GiB, so that it can be mapped with pages of every size.
 
-use super::{BUCKETS, GuestPage, MAILBOX_SIZE, page_tables};
+use super::{BUCKETS, GuestPage, MAILBOX_SIZE, TimedTouch, page_tables};
 
 /// Where RAM starts, guest-physical and guest-virtual.
 pub const RAM_BASE: u64 = 4 << 30;
@@ -82,7 +82,8 @@ impl Layout {
             return Err(too_large);
         }
         let room = DOORBELL - CONTROL_BASE;
-        let record_bytes = samples.max(BUCKETS as u64).saturating_mul(8).checked_next_multiple_of(PAGE);
+        let record_bytes = samples.saturating_mul(TimedTouch::BYTES).max(BUCKETS as u64 * 8);
+        let record_bytes = record_bytes.checked_next_multiple_of(PAGE);
         let mut layout = Self {
             ram_bytes,
             guest_page,
@@ -181,7 +182,7 @@ mod tests {
                 let area = layout.vcpu(id);
                 prop_assert_eq!(area.mailbox, end);
                 prop_assert_eq!(area.records, area.mailbox + MAILBOX_SIZE);
-                prop_assert!(area.record_bytes >= samples * 8);
+                prop_assert!(area.record_bytes >= samples * TimedTouch::BYTES);
                 end = area.records + area.record_bytes;
             }
             prop_assert_eq!(end, CONTROL_BASE + layout.control_bytes());

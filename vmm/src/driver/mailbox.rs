@@ -45,10 +45,19 @@ pub enum Record {
     /// Only the longest of all.
     #[default]
     Nothing,
-    /// Each, as a 64-bit number of ticks, in the order of the touches.
+    /// Each, as a [`TimedTouch`], in the order of the touches.
     Samples,
     /// A [`Histogram`](super::Histogram) of all.
     Histogram,
+}
+
+/// One timed touch, as the guest records it: two 64-bit numbers of its own counter, in ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimedTouch {
+    /// When it began.
+    pub start: u64,
+    /// How long it took, the time stamps' own cost included.
+    pub ticks: u64,
 }
 
 /// One piece of work for one vCPU. Addresses are guest-physical, which is guest-virtual here.
@@ -147,6 +156,32 @@ impl Command {
             order.map_or(0, |order| order.mul2),
             order.map_or(0, |order| order.add),
         ]
+    }
+}
+
+impl TimedTouch {
+    /// How many bytes a sample has in the guest's memory.
+    pub const BYTES: u64 = size_of::<Self>() as u64;
+    /// What no touch leaves: so marked, a place that the guest did not write to is told from one that it did.
+    const MISSING: u8 = 0xff;
+
+    /// The bytes of `count` places that the guest has not written to.
+    pub(crate) fn none(count: usize) -> Vec<u8> {
+        vec![Self::MISSING; count * size_of::<Self>()]
+    }
+
+    /// The samples that the guest wrote to these bytes since they were [`none`](Self::none).
+    pub(crate) fn read(bytes: &[u8]) -> Vec<Self> {
+        let words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+        let words: Vec<u64> = words.collect();
+        let samples = words.as_chunks::<2>().0.iter().map(|&[start, ticks]| Self { start, ticks });
+        samples.filter(|sample| sample.ticks != u64::MAX).collect()
+    }
+
+    /// When it ended.
+    #[must_use]
+    pub const fn end(self) -> u64 {
+        self.start.wrapping_add(self.ticks)
     }
 }
 

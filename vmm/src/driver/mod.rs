@@ -16,7 +16,7 @@ mod permutation;
 pub use histogram::{BUCKETS, Histogram};
 pub use image::image;
 pub use layout::{DOORBELL, Layout, LayoutError, RAM_BASE, VcpuArea};
-pub use mailbox::{Access, Command, MAILBOX_SIZE, Op, Outcome, Record};
+pub use mailbox::{Access, Command, MAILBOX_SIZE, Op, Outcome, Record, TimedTouch};
 pub use page_tables::{GuestPage, ParseGuestPageError, write_tables};
 pub use pattern::pattern;
 pub use permutation::Permutation;

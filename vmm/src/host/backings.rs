@@ -2,7 +2,7 @@
 
 use guest_mem::{Backing, ByteSize};
 
-use super::Offer;
+use super::{Offer, managed_faults};
 use crate::kvm::Vm;
 
 /// Bytes of the guest_memfd that is made to see whether one can be.
@@ -18,6 +18,12 @@ fn offer(backing: &Backing, size: ByteSize, vm: Option<&Vm>) -> Offer {
     let name = backing.name();
     if *backing == Backing::GuestMemfd {
         return guest_memfd(name, vm);
+    }
+    if backing.is_managed() {
+        let faults = managed_faults();
+        if !faults.available {
+            return Offer { name: name.to_owned(), ..faults };
+        }
     }
     match backing.check_host(whole_pages(size, backing.page_size())) {
         Ok(()) => Offer::yes(name),

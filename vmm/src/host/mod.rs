@@ -27,7 +27,7 @@ pub use offer::Offer;
 pub use steal::StealClock;
 pub use survey::{DEFAULT_SIZE, HostSurvey, SCHEMA, survey};
 pub use tracepoints::Tracepoints;
-pub use userfaultfd::Userfaultfd;
+pub use userfaultfd::{Userfaultfd, managed_faults};
 pub use virtualization::Virtualization;
 pub use warnings::{Warning, warnings};
 

@@ -2,12 +2,22 @@
 
 use std::{collections::BTreeMap, io};
 
-use guest_mem::{UserfaultfdProbe, UserfaultfdWay};
+use guest_mem::{UserfaultfdProbe, UserfaultfdWay, probe_userfaultfd};
 use serde::{Deserialize, Serialize};
 
 use super::Offer;
 
 const NAME: &str = "userfaultfd for a guest's faults";
+/// What guest RAM cannot be managed without.
+const MANAGED: [&str; 7] = [
+    "PAGEFAULT_FLAG_WP",
+    "MISSING_HUGETLBFS",
+    "MISSING_SHMEM",
+    "MINOR_HUGETLBFS",
+    "MINOR_SHMEM",
+    "EXACT_ADDRESS",
+    "WP_HUGETLBFS_SHMEM",
+];
 const OPEN_DEVICE: &str = "setfacl -m u:$USER:rw /dev/userfaultfd";
 const OPEN_SYSTEM_CALL: &str = "sysctl vm.unprivileged_userfaultfd=1";
 
@@ -37,6 +47,24 @@ impl Userfaultfd {
             features: named.map(|(name, has)| (name.to_owned(), has)).collect(),
             unnamed_features: unnamed.collect(),
         }
+    }
+}
+
+/// Whether this process can resolve a guest's faults itself, as the managed backings need.
+#[must_use]
+pub fn managed_faults() -> Offer {
+    Userfaultfd::of(&probe_userfaultfd()).for_managed()
+}
+
+impl Userfaultfd {
+    fn for_managed(self) -> Offer {
+        let lacks = |name: &&&str| !self.features.get(**name).copied().unwrap_or(false);
+        let missing: Vec<_> = MANAGED.iter().filter(lacks).copied().collect();
+        if !self.kernel_faults.available || missing.is_empty() {
+            return self.kernel_faults;
+        }
+        Offer::no(NAME, format!("the userfaultfd of this kernel lacks {}", missing.join(", ")))
+            .enabled_by("use Linux 6.4 or newer")
     }
 }
 
@@ -85,6 +113,25 @@ mod tests {
         assert_eq!(found.features.len(), 17);
         assert!(found.features["MINOR_SHMEM"] && !found.features["MOVE"]);
         assert_eq!(found.unnamed_features, [40]);
+    }
+
+    #[test]
+    fn managed_memory_needs_the_door_open_and_every_feature() {
+        let with = |bits| {
+            let features = UserfaultfdFeatures::from_bits(bits);
+            let offer = Some((UserfaultfdWay::Device, features));
+            Userfaultfd::of(&UserfaultfdProbe { offer, refusals: Vec::new() }).for_managed()
+        };
+        let closed = Userfaultfd::of(&UserfaultfdProbe {
+            offer: None,
+            refusals: vec![refused(UserfaultfdWay::Device, libc::EACCES)],
+        });
+
+        assert!(with(u64::MAX).available);
+        let lacking = with(!(1 << 11));
+        assert_eq!(lacking.reason.as_deref(), Some("the userfaultfd of this kernel lacks EXACT_ADDRESS"));
+        assert!(lacking.enable.is_some());
+        assert_eq!(closed.for_managed().enable.as_deref(), Some(OPEN_DEVICE));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 )]
 
 mod capabilities;
+mod poison;
 mod second_stage;
 mod stats;
 mod stop;
@@ -15,6 +16,7 @@ mod vcpu;
 mod vm;
 
 pub use capabilities::{Capability, capabilities};
+pub use poison::handle_poison;
 pub use second_stage::{SecondStage, Vendor};
 pub use stats::{Base, Descriptor, Kind, Snapshot, Stats, StatsError, Unit};
 pub use stop::{StopHandle, StopSignal};

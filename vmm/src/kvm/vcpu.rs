@@ -6,7 +6,9 @@ use kvm_bindings::{CpuId, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
 use super::{
-    Stats, StatsError, stats,
+    Stats, StatsError,
+    poison::Guarded,
+    stats,
     stop::{Armed, StopHandle},
     vm::SlotMemory,
 };
@@ -66,6 +68,11 @@ pub enum Exit {
     },
     /// A signal, or a request to stop.
     Interrupted,
+    /// The guest touched memory that is lost for good: poisoned, by a fault of the hardware or by who runs the memory.
+    Poisoned {
+        /// The host address of the page.
+        address: u64,
+    },
     /// The guest took a fault while it had no way to handle one: a triple fault.
     Shutdown,
     /// KVM could not go on: an instruction that it cannot emulate, for one.
@@ -97,6 +104,9 @@ impl fmt::Display for Exit {
                 write!(f, "it read {address:#x}, where there is no memory")
             }
             Self::Interrupted => f.write_str("it was interrupted"),
+            Self::Poisoned { address } => {
+                write!(f, "it touched a page that is poisoned, at the host's {address:#x}")
+            }
             Self::Shutdown => f.write_str("triple fault (it has no handler, so its first fault is its last)"),
             Self::InternalError { suberror: 1 } => f.write_str("KVM cannot emulate its next instruction"),
             Self::InternalError { suberror } => {
@@ -165,9 +175,13 @@ impl Vcpu {
         // handler writes on this thread, by a volatile store, while KVM_RUN is being entered or running: the kernel
         // may write to that page then too, so no reference into it that `VcpuFd::run` makes can be relied on meanwhile.
         let armed = unsafe { Armed::new(immediate_exit) };
+        let guarded = Guarded::new();
         let exit = if self.stop.is_requested() { Ok(Exit::Interrupted) } else { self.enter() };
         drop(armed);
-        exit
+        match guarded.poisoned() {
+            Some(address) => Ok(Exit::Poisoned { address }),
+            None => exit,
+        }
     }
 
     fn enter(&mut self) -> Result<Exit, VcpuError> {

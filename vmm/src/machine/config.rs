@@ -2,7 +2,7 @@
 
 use std::{io, num::NonZeroUsize};
 
-use guest_mem::{Backing, ByteSize, CreateRamError};
+use guest_mem::{Backing, ByteSize, CreateRamError, ManagedConfig};
 
 use crate::{
     driver::{GuestPage, LayoutError},
@@ -22,6 +22,8 @@ pub struct MachineConfig {
     pub prefault: Option<NonZeroUsize>,
     /// Take the RAM from this NUMA node only.
     pub numa_node: Option<u32>,
+    /// How the RAM is run, if its backing is managed.
+    pub managed: ManagedConfig,
     /// The size of the pages with which the guest maps its RAM.
     pub guest_page: GuestPage,
     /// How many vCPUs.
@@ -42,6 +44,7 @@ impl MachineConfig {
             backing,
             prefault: None,
             numa_node: None,
+            managed: ManagedConfig::default(),
             guest_page: GuestPage::M2,
             vcpus: 1,
             pin: Vec::new(),

@@ -4,29 +4,29 @@
 mod config;
 mod control;
 mod failure;
+mod tsc;
 mod vcpu_thread;
 
 pub use config::{MachineConfig, MachineError, Stage};
 pub use failure::{GuestFailure, RunError};
+pub(crate) use vcpu_thread::pin_to;
 pub use vcpu_thread::{Done, HostThreadFaults};
 
 use std::{num::NonZeroU32, ops::Range, sync::Arc};
 
-use guest_mem::{Backing, ByteSize, GuestRam, GuestRamConfig};
+use guest_mem::{Backing, ByteSize, GuestRam, GuestRamConfig, ManagedConfig};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::{
     driver::{
-        self, BUCKETS, Command, DOORBELL, GuestPage, Histogram, Layout, LayoutError, RAM_BASE, VcpuArea,
+        self, BUCKETS, Command, DOORBELL, GuestPage, Histogram, Layout, LayoutError, RAM_BASE, TimedTouch,
+        VcpuArea,
     },
     interrupt::Interrupt,
-    kvm::{EntryState, Kvm, Stats, StatsError, StopSignal, Vm},
+    kvm::{EntryState, Kvm, Stats, StatsError, StopSignal, Vm, handle_poison},
 };
 use control::Control;
 use vcpu_thread::VcpuThread;
-
-/// No touch takes 2^64 - 1 ticks: so marked, a sample that the guest did not write is told from one that it did.
-const NOT_RECORDED: u8 = 0xff;
 
 /// A running microVM. Dropping it stops the vCPUs, then frees the memory.
 #[derive(Debug)]
@@ -65,6 +65,8 @@ impl Machine {
         let layout =
             Layout::new(config.size.bytes(), config.guest_page, config.vcpus, config.samples_per_vcpu)?;
         let stop_signal = StopSignal::install().map_err(MachineError::Threads)?;
+        // Before the first fault: unhandled, the guest's touch of a poisoned page would end this process.
+        handle_poison().map_err(MachineError::Threads)?;
         let vm = Vm::create(kvm)?;
         if config.guest_page == GuestPage::G1 && !vm.has_gigabyte_pages() {
             return Err(MachineError::NoGigabytePages);
@@ -185,24 +187,22 @@ impl Machine {
     /// When there is no room for so many.
     pub fn clear_samples(&self, id: usize, count: usize) -> Result<(), GuestMemoryError> {
         let records = GuestAddress(self.area(id).records);
-        self.slot.view().write_slice(&vec![NOT_RECORDED; count * 8], records)
+        self.slot.view().write_slice(&TimedTouch::none(count), records)
     }
 
-    /// Those of the first `count` samples that vCPU `id` recorded since they were cleared, in ticks.
+    /// Those of the first `count` samples that vCPU `id` recorded since they were cleared.
     ///
     /// # Errors
     /// When there is no room for so many.
-    pub fn samples(&self, id: usize, count: usize) -> Result<Vec<u64>, GuestMemoryError> {
-        let words = self.words(id, count)?;
-        Ok(words.into_iter().filter(|ticks| *ticks != u64::MAX).collect())
+    pub fn samples(&self, id: usize, count: usize) -> Result<Vec<TimedTouch>, GuestMemoryError> {
+        Ok(TimedTouch::read(&self.records(id, count * size_of::<TimedTouch>())?))
     }
 
-    fn words(&self, id: usize, count: usize) -> Result<Vec<u64>, GuestMemoryError> {
-        let mut bytes = vec![0; count * 8];
-        let records = GuestAddress(self.area(id).records);
-        self.slot.view().read_slice(&mut bytes, records)?;
-        let words = bytes.as_chunks().0.iter();
-        Ok(words.map(|word| u64::from_le_bytes(*word)).collect())
+    /// The first `len` bytes of what vCPU `id` recorded.
+    fn records(&self, id: usize, len: usize) -> Result<Vec<u8>, GuestMemoryError> {
+        let mut bytes = vec![0; len];
+        self.slot.view().read_slice(&mut bytes, GuestAddress(self.area(id).records))?;
+        Ok(bytes)
     }
 
     /// The histogram that vCPU `id` left.
@@ -210,7 +210,9 @@ impl Machine {
     /// # Errors
     /// Never in practice: every vCPU has room for a histogram.
     pub fn histogram(&self, id: usize) -> Result<Histogram, GuestMemoryError> {
-        Ok(Histogram::from_counts(self.words(id, BUCKETS)?))
+        let bytes = self.records(id, BUCKETS * 8)?;
+        let counts = bytes.as_chunks().0.iter();
+        Ok(Histogram::from_counts(counts.map(|count| u64::from_le_bytes(*count)).collect()))
     }
 
     /// Empties the place where vCPU `id` counts its histogram.
@@ -245,6 +247,7 @@ fn make_ram(vm: &Vm, config: &MachineConfig, interrupt: &Interrupt) -> Result<Gu
         prefault: config.prefault.map(|threads| guest_mem::Prefault { threads }),
         numa_node: config.numa_node,
         guest_memfd,
+        managed: config.managed.clone(),
         interrupt: Some(interrupt.flag()),
     })
     .map_err(MachineError::Ram)
@@ -266,6 +269,7 @@ fn make_control_slot(
         prefault: None,
         numa_node: None,
         guest_memfd: None,
+        managed: ManagedConfig::default(),
         interrupt: Some(interrupt.flag()),
     })
     .map_err(MachineError::Control)

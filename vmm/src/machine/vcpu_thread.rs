@@ -17,7 +17,7 @@ use nix::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{GuestFailure, MachineError, RunError};
+use super::{GuestFailure, MachineError, RunError, tsc};
 use crate::{
     driver::{Command, DOORBELL, Outcome, VcpuArea},
     kvm::{Descriptor, Exit, Snapshot, Stats, StatsError, StopHandle, StopSignal, Vcpu},
@@ -31,6 +31,10 @@ pub struct Done {
     pub outcome: Outcome,
     /// How long KVM_RUN took, by the host's clock, in nanoseconds: the yardstick of the guest's own time.
     pub kvm_run_ns: u64,
+    /// What the host's time stamp counter showed just before KVM_RUN, in ticks.
+    pub entered_tsc: u64,
+    /// What it showed right after.
+    pub left_tsc: u64,
     /// The faults that KVM took for this vCPU meanwhile, the doorbell's among them.
     pub kvm: KvmFaults,
     /// The faults that the host's kernel took in this thread meanwhile.
@@ -151,6 +155,7 @@ impl Runner {
         let host_before = HostThreadFaults::now();
 
         let start = Instant::now();
+        let entered_tsc = tsc::now();
         let exit = loop {
             match self.vcpu.run() {
                 // A signal that was not meant for the vCPU: go on.
@@ -158,6 +163,7 @@ impl Runner {
                 exit => break exit,
             }
         };
+        let left_tsc = tsc::now();
         let kvm_run_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
 
         let host = HostThreadFaults::now().since(host_before);
@@ -166,7 +172,7 @@ impl Runner {
             Ok(Exit::MmioWrite { address: DOORBELL, .. }) => {
                 let outcome =
                     Outcome::read(self.memory.view(), self.area.mailbox).map_err(RunError::Mailbox)?;
-                Ok(Done { outcome, kvm_run_ns, kvm, host })
+                Ok(Done { outcome, kvm_run_ns, entered_tsc, left_tsc, kvm, host })
             }
             Ok(Exit::Interrupted) => Err(RunError::Interrupted),
             Ok(exit) => Err(self.failure(command, exit)),
@@ -223,7 +229,7 @@ impl FaultCounters {
 
 impl HostThreadFaults {
     /// Of the calling thread, since it started.
-    fn now() -> Self {
+    pub(crate) fn now() -> Self {
         let count = |value: i64| u64::try_from(value).unwrap_or(0);
         getrusage(UsageWho::RUSAGE_THREAD).map_or_else(
             |_| Self::default(),
@@ -231,7 +237,7 @@ impl HostThreadFaults {
         )
     }
 
-    const fn since(self, before: Self) -> Self {
+    pub(crate) const fn since(self, before: Self) -> Self {
         Self {
             minor: self.minor.saturating_sub(before.minor),
             major: self.major.saturating_sub(before.major),
@@ -239,7 +245,8 @@ impl HostThreadFaults {
     }
 }
 
-fn pin_to(cpu: usize) -> Result<(), PinError> {
+/// Keeps the calling thread on the host's CPU `cpu`.
+pub(crate) fn pin_to(cpu: usize) -> Result<(), PinError> {
     let mut set = CpuSet::new();
     set.set(cpu)
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))

@@ -1,6 +1,8 @@
 //! What the figures of a sample must bear out. A disagreement is shown, not hidden.
 
-use super::{Plan, Sample};
+use guest_mem::FaultReason;
+
+use super::{ManagedSample, Plan, Sample};
 use crate::{driver::Access, report::Check};
 
 /// How far the guest's own wall time may be from a plain timer around KVM_RUN, beside the way in and out.
@@ -24,10 +26,25 @@ pub fn check_sample(plan: &Plan, sample: &Sample) -> Vec<Check> {
         second_touch_is_quiet(sample),
         nothing_doubled(plan, sample),
     ];
+    if let Some(managed) = &sample.managed {
+        checks.extend(managed_checks(managed));
+    }
     if plan.vcpus == 1 {
         checks.push(wall_matches_kvm_run(sample));
     }
     checks
+}
+
+/// The checks of a sample of the software second stage: those that need no clock of a guest's, and no KVM.
+#[must_use]
+pub fn check_model_sample(plan: &Plan, sample: &Sample) -> Vec<Check> {
+    vec![
+        touches_recorded(plan, sample),
+        faults_add_up(plan, sample),
+        mapping_covers_touches(plan, sample),
+        second_touch_is_quiet(sample),
+        nothing_doubled(plan, sample),
+    ]
 }
 
 /// The checks of several samples as one: failed if any sample disagrees, with the figures of the first that does,
@@ -130,7 +147,7 @@ fn slow_touches_match_faults(plan: &Plan, sample: &Sample) -> Check {
 
 fn second_touch_is_quiet(sample: &Sample) -> Check {
     let faults = sample.second.faults();
-    let detail = format!("{faults} KVM faults during {} second touches", sample.second.touches);
+    let detail = format!("{faults} faults during {} second touches", sample.second.touches);
     check("second_touch_is_quiet", faults == 0, detail)
 }
 
@@ -144,6 +161,28 @@ fn nothing_doubled(plan: &Plan, sample: &Sample) -> Check {
         ),
         None => check("nothing_doubled", true, "the host has no true figure of what is resident".to_owned()),
     }
+}
+
+fn managed_checks(managed: &ManagedSample) -> [Check; 3] {
+    let (handled, ended) = (managed.handled, managed.ended());
+    let handled_text = handled.map_or_else(|| "too many to trace".to_owned(), |handled| handled.to_string());
+    let detail =
+        format!("{handled_text} faults taken from userfaultfd, {ended} came to an end that is counted");
+    let counted = check("managed_faults_counted", handled.is_none_or(|handled| handled == ended), detail);
+
+    let lost = [FaultReason::GaveUp, FaultReason::Failed, FaultReason::FillFailed, FaultReason::FillLate];
+    let lost_text: Vec<_> =
+        lost.iter().map(|reason| format!("{} {}", reason.name(), managed.faults.of(*reason))).collect();
+    let replaced = managed.replaced_handlers;
+    let detail = format!("{}, handlers replaced {replaced}", lost_text.join(", "));
+    let resolved = check("managed_faults_resolved", managed.count(&lost) + replaced == 0, detail);
+
+    let made = managed.count(&[FaultReason::Base, FaultReason::Huge, FaultReason::Around]);
+    let mapped = managed.mapped;
+    // A filler maps its pages by a count of its own.
+    let agrees = made == mapped.base + mapped.huge || managed.faults.of(FaultReason::Filled) > 0;
+    let detail = format!("{made} pages mapped by faults, {} x 4K + {} x 2M mapped", mapped.base, mapped.huge);
+    [counted, resolved, check("managed_mapping_adds_up", agrees, detail)]
 }
 
 fn wall_matches_kvm_run(sample: &Sample) -> Check {

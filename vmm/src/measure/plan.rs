@@ -2,7 +2,7 @@
 
 use std::{fmt, num::NonZeroUsize, str::FromStr};
 
-use guest_mem::{Backing, ByteSize};
+use guest_mem::{Backing, ByteSize, ManagedConfig};
 
 use crate::driver::{Access, Command, GuestPage, Op, Permutation, RAM_BASE};
 
@@ -36,6 +36,8 @@ pub struct Plan {
     pub numa_node: Option<u32>,
     /// The host's CPUs for the vCPU threads, in turn.
     pub pin: Vec<usize>,
+    /// How managed backings are run. How many faults are traced is the measurement's own choice.
+    pub managed: ManagedConfig,
     /// Selects the random order.
     pub seed: u64,
     /// Keep every single touch, however many there are.
@@ -202,7 +204,7 @@ pub const fn access_name(access: Access) -> &'static str {
 impl Plan {
     /// What is measured of `mem` unless the user says otherwise: sequential writes by one vCPU, five samples.
     #[must_use]
-    pub const fn new(mem: ByteSize) -> Self {
+    pub fn new(mem: ByteSize) -> Self {
         Self {
             mem,
             guest_page: GuestPage::M2,
@@ -214,6 +216,7 @@ impl Plan {
             prefault: None,
             numa_node: None,
             pin: Vec::new(),
+            managed: ManagedConfig::default(),
             seed: 1,
             every_touch: false,
         }

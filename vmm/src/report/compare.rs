@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use self::text::write_comparison;
 
 use super::format::float;
-use super::{Host, Report, Run, Setup};
+use super::{Host, ManagedSetup, Report, Run, Setup};
 use crate::host::STEAL_PERCENT;
 
 /// The version of [`Comparison`]'s JSON. It is raised as [`SCHEMA`](super::SCHEMA) is.
@@ -54,6 +54,9 @@ pub struct RunKey {
     /// What else was asked of the run.
     #[serde(flatten)]
     pub setup: Setup,
+    /// How it was run, if it is a managed backing.
+    #[serde(default)]
+    pub managed: Option<ManagedSetup>,
 }
 
 /// The figures of a run that both reports have.
@@ -144,7 +147,11 @@ impl RunKey {
     /// The key of `run`.
     #[must_use]
     pub fn of(run: &Run) -> Self {
-        Self { backing: run.backing.clone(), setup: Setup::of(run) }
+        Self {
+            backing: run.backing.clone(),
+            setup: Setup::of(run),
+            managed: run.managed.as_ref().map(|managed| managed.setup.clone()),
+        }
     }
 }
 

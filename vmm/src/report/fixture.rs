@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Check, Host, HostFaults, KvmFaults, Latency, Mapped, Pool, Report, Run, SCHEMA, Skipped, Spread,
+    Check, Host, HostFaults, KvmFaults, Latency, Managed, ManagedSetup, Mapped, Pool, Report, Run, SCHEMA,
+    Skipped, Spread, StageTimes,
 };
 
 pub(super) fn report() -> Report {
@@ -12,6 +13,7 @@ pub(super) fn report() -> Report {
         host: host(),
         warnings: vec!["KSM is running: it merges and write-protects guest pages".to_owned()],
         runs: vec![anonymous(), hugetlb()],
+        ratios: Vec::new(),
         skipped: vec![Skipped {
             backing: "anonymous_hugetlb_1gb".to_owned(),
             reason: "0 of the 1 huge page that 64 MiB need are free".to_owned(),
@@ -39,6 +41,7 @@ fn host() -> Host {
 fn anonymous() -> Run {
     Run {
         backing: "anonymous".to_owned(),
+        accel: "kvm".to_owned(),
         resolved_by: "kernel".to_owned(),
         mem_bytes: 64 << 20,
         guest_page_bytes: 2 << 20,
@@ -53,6 +56,7 @@ fn anonymous() -> Run {
         samples: 5,
         touches: 16_384,
         wall_ns: Spread { min: 475_000_000, median: 480_000_000, max: 512_000_000 },
+        cpu_ns: Spread { min: 490_000_000, median: 492_000_000, max: 520_000_000 },
         first_touch_ns: Latency {
             p50: 28_000.0,
             p90: 30_100.0,
@@ -65,10 +69,19 @@ fn anonymous() -> Run {
         timer_ns: 12.5,
         timer_step_ns: 0.5,
         slow_touches: 16_384,
+        slow_touch_ns: Some(Latency {
+            p50: 28_000.0,
+            p90: 30_100.0,
+            p99: 45_000.0,
+            p999: 61_000.0,
+            max: 1_250_000.0,
+            mean: 29_200.0,
+        }),
         kvm: KvmFaults { pf_taken: 16_385, pf_fixed: 16_384, pf_spurious: 0, pf_emulate: 1, pf_guest: 0 },
         mapped: Mapped { pages_4k: 16_384, pages_2m: 0, pages_1g: 0 },
         host_faults: HostFaults { minor: 16_384, major: 0 },
         resident_bytes: Some(64 << 20),
+        managed: None,
         sample_wall_ns: vec![512_000_000, 480_000_000, 480_000_000, 475_000_000, 490_000_000],
         sample_first_touch_p50_ns: vec![28_400.0, 28_000.0, 27_900.0, 28_000.0, 28_100.0],
         checks: vec![
@@ -82,6 +95,7 @@ fn hugetlb() -> Run {
     Run {
         backing: "anonymous_hugetlb_2mb".to_owned(),
         wall_ns: Spread { min: 8_100_000, median: 8_250_000, max: 8_900_000 },
+        cpu_ns: Spread { min: 8_300_000, median: 8_400_000, max: 9_100_000 },
         first_touch_ns: Latency {
             p50: 15.5,
             p90: 19.5,
@@ -93,6 +107,14 @@ fn hugetlb() -> Run {
         timer_ns: 13.0,
         timer_step_ns: 0.5,
         slow_touches: 32,
+        slow_touch_ns: Some(Latency {
+            p50: 250_000.0,
+            p90: 255_000.0,
+            p99: 288_000.0,
+            p999: 288_000.0,
+            max: 288_000.0,
+            mean: 250_500.0,
+        }),
         kvm: KvmFaults { pf_taken: 36, pf_fixed: 32, pf_spurious: 0, pf_emulate: 1, pf_guest: 0 },
         mapped: Mapped { pages_4k: 0, pages_2m: 32, pages_1g: 0 },
         host_faults: HostFaults { minor: 32, major: 0 },
@@ -108,6 +130,46 @@ fn hugetlb() -> Run {
             ),
         ],
         ..anonymous()
+    }
+}
+
+/// The same guest on a managed backing.
+pub(super) fn managed() -> Run {
+    let latency =
+        |p50| Latency { p50, p90: p50 * 2.0, p99: p50 * 3.0, p999: p50 * 4.0, max: p50 * 4.0, mean: p50 };
+    Run {
+        backing: "managed_2mb".to_owned(),
+        resolved_by: "underlay".to_owned(),
+        wall_ns: Spread { min: 1_600_000, median: 1_650_000, max: 1_900_000 },
+        cpu_ns: Spread { min: 9_800_000, median: 9_900_000, max: 9_950_000 },
+        slow_touch_ns: Some(Latency { p50: 100_000.0, p99: 150_000.0, ..latency(100_000.0) }),
+        managed: Some(Managed {
+            setup: ManagedSetup {
+                fault_around_bytes: [65_536, 2 << 20],
+                fault_around_huge: [4, 16],
+                handlers: 1,
+                handler_wait: "sleep".to_owned(),
+                handler_cpu: None,
+                stock: "all".to_owned(),
+            },
+            faults: [("huge", 8), ("around", 24), ("gave_up", 0)]
+                .map(|(name, faults)| (name.to_owned(), faults))
+                .into(),
+            mapped_4k: 0,
+            mapped_2m: 32,
+            stock_hits: 16_384,
+            zeroed_in_fault: 0,
+            stock_wait_ns: 12_500_000,
+            stages: Some(StageTimes {
+                faults: 40,
+                touch_ns: latency(75_000.0),
+                wake_ns: latency(30_000.0),
+                resolve_ns: latency(20_000.0),
+                resume_ns: latency(25_000.0),
+                clock_error_ns: 1_250.0,
+            }),
+        }),
+        ..hugetlb()
     }
 }
 

@@ -7,6 +7,8 @@ mod fixture;
 mod format;
 mod layout;
 mod load;
+mod managed;
+mod ratio;
 mod samples;
 mod schema;
 mod setup;
@@ -20,6 +22,8 @@ pub use compare::{
 };
 pub use csv::write_csv;
 pub use load::{LoadError, load};
+pub use managed::{Managed, ManagedSetup, StageTimes};
+pub use ratio::Ratio;
 pub use samples::{Touch, TouchWriter};
 pub use schema::{
     Check, Host, HostFaults, KvmFaults, Latency, Mapped, Pool, Report, Run, SCHEMA, SLOW_NS, Skipped, Spread,

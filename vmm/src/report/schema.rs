@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Managed, Ratio};
+
 /// The version of the format.
 pub const SCHEMA: u32 = 1;
 
@@ -22,6 +24,9 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// One entry for each backing that was measured, in the order of the command line.
     pub runs: Vec<Run>,
+    /// Each managed backing beside the one of the same pages whose faults the kernel resolved.
+    #[serde(default)]
+    pub ratios: Vec<Ratio>,
     /// What was not measured, and why.
     pub skipped: Vec<Skipped>,
 }
@@ -67,7 +72,11 @@ pub struct Pool {
 pub struct Run {
     /// The backing's name.
     pub backing: String,
-    /// Who resolved the guest's faults: `kernel`.
+    /// What ran the guest and translated its addresses: `kvm`, or `model`, the software second stage, whose vCPUs are
+    /// threads of the host, whose faults are counted as KVM's, and whose frames are numbers.
+    #[serde(default = "kvm")]
+    pub accel: String,
+    /// Who resolved the guest's faults: `kernel` or `underlay`.
     pub resolved_by: String,
     /// The guest's RAM.
     pub mem_bytes: u64,
@@ -100,6 +109,9 @@ pub struct Run {
     pub touches: u64,
     /// From the moment all vCPUs started to the moment the last had touched everything once, over the samples.
     pub wall_ns: Spread,
+    /// Processor time of all threads to make RAM, to zero ahead and for the first touches, over the samples.
+    #[serde(default)]
+    pub cpu_ns: Spread,
     /// How long a first touch took, over all samples; the cost of taking the time is subtracted.
     pub first_touch_ns: Latency,
     /// The same for the second touch of the same words.
@@ -115,6 +127,9 @@ pub struct Run {
     /// First touches that took longer than [`SLOW_NS`], in the median sample.
     #[serde(default)]
     pub slow_touches: u64,
+    /// How long the first touches took that took longer than [`SLOW_NS`], over all samples; `null` if none did.
+    #[serde(default)]
+    pub slow_touch_ns: Option<Latency>,
     /// The faults that KVM took during the first touches of the median sample.
     pub kvm: KvmFaults,
     /// What the second stage held for RAM after the median sample.
@@ -123,6 +138,9 @@ pub struct Run {
     pub host_faults: HostFaults,
     /// Resident bytes of guest RAM after the median sample; `null` where the host has no true figure.
     pub resident_bytes: Option<u64>,
+    /// What underlay did where it resolved the faults; `null` where the kernel did.
+    #[serde(default)]
+    pub managed: Option<Managed>,
     /// The wall time of each sample, in the order in which they ran.
     #[serde(default)]
     pub sample_wall_ns: Vec<u64>,
@@ -131,6 +149,11 @@ pub struct Run {
     pub sample_first_touch_p50_ns: Vec<f64>,
     /// What must agree, and whether it did.
     pub checks: Vec<Check>,
+}
+
+/// What ran the guests of reports that do not say it.
+pub(super) fn kvm() -> String {
+    "kvm".to_owned()
 }
 
 /// A touch that took longer is called slow: longer than any memory takes, shorter than any fault of KVM's.

@@ -10,6 +10,9 @@ use super::format::{counted, size};
 /// What a run was asked to do, but for the backing and the number of samples. The keys are those of [`Run`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
+    /// What ran the guest: `kvm` or `model`.
+    #[serde(default = "super::schema::kvm")]
+    pub accel: String,
     /// The guest's RAM.
     pub mem_bytes: u64,
     /// The size of the pages with which the guest maps it.
@@ -37,6 +40,7 @@ impl Setup {
     #[must_use]
     pub fn of(run: &Run) -> Self {
         Self {
+            accel: run.accel.clone(),
             mem_bytes: run.mem_bytes,
             guest_page_bytes: run.guest_page_bytes,
             vcpus: run.vcpus,
@@ -68,6 +72,9 @@ impl fmt::Display for Setup {
             self.access,
             self.pattern,
         )?;
+        if self.accel != "kvm" {
+            write!(f, "; without KVM: --accel {}", self.accel)?;
+        }
         if let Some(seed) = self.seed {
             write!(f, " with seed {seed}")?;
         }
@@ -136,9 +143,11 @@ mod tests {
         let pinned = Run { pin: vec![0], ..plain.clone() };
         let bound = Run { numa_node: Some(0), ..plain.clone() };
 
-        let groups = by_setup(&[plain, seeded, pinned, bound], Setup::of).len();
+        let modelled = Run { accel: "model".to_owned(), ..plain.clone() };
 
-        assert_eq!(groups, 4);
+        let groups = by_setup(&[plain, seeded, pinned, bound, modelled], Setup::of).len();
+
+        assert_eq!(groups, 5);
     }
 
     #[test]

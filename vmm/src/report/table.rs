@@ -1,10 +1,12 @@
 //! A report for people.
 
 mod findings;
+mod managed;
 
 use std::io::{self, Write};
 
 use self::findings::write_findings;
+use self::managed::write_managed;
 use super::format::{count, counted, duration, float, printable, significant, size};
 use super::layout::{Grid, write_list};
 use super::setup::{Setup, by_setup};
@@ -32,6 +34,7 @@ pub fn write_tables(report: &Report, width: Option<u16>, out: &mut impl Write) -
             writeln!(out, "\n{title}")?;
             grid.write(width, out)?;
         }
+        write_managed(&runs, width, out)?;
         writeln!(out)?;
         write_list(notes(&runs).map(|note| [note]), width, out)?;
     }
@@ -78,10 +81,10 @@ fn costs(runs: &[&Run]) -> Grid {
             "wall per\ntouch",
             each(runs, |run| duration(float(run.wall_ns.median) / float(run.touches))),
         )
+        .figures("CPU per\ntouch", each(runs, |run| duration(float(run.cpu_ns.median) / float(run.touches))))
         .figures("KVM\nfaults", each(runs, |run| count(run.kvm.pf_taken)))
         .figures("KVM faults\nper touch", each(runs, |run| per_touch(run.kvm.pf_taken, run)))
         .figures("resident", each(runs, |run| run.resident_bytes.map_or_else(|| "-".to_owned(), size)))
-        .figures("guest\nRAM", each(runs, |run| size(run.mem_bytes)))
 }
 
 /// How long touches took.
@@ -97,9 +100,16 @@ fn latencies(runs: &[&Run]) -> Grid {
         .figures("first\np99.9", first(|latency| latency.p999))
         .figures("first\nmax", first(|latency| latency.max))
         .figures("first\nmean", each(runs, |run| duration(run.first_touch_ns.mean)))
+        .figures("slow\np50", each(runs, |run| slow(run, |latency| latency.p50)))
+        .figures("slow\np99", each(runs, |run| slow(run, |latency| latency.p99)))
         .figures("second\np50", second(|latency| latency.p50))
         .figures("second\np99", second(|latency| latency.p99))
         .figures("second\nmean", each(runs, |run| duration(run.second_touch_ns.mean)))
+}
+
+/// How long slow touches took.
+fn slow(run: &Run, part: fn(&Latency) -> f64) -> String {
+    run.slow_touch_ns.as_ref().map_or_else(|| "-".to_owned(), |latency| duration(part(latency)))
 }
 
 /// A duration, or that it is shorter than the counter can tell.
@@ -129,7 +139,7 @@ fn from_to(figures: impl Iterator<Item = f64> + Clone) -> String {
     if least == most { most } else { format!("{least} to {most}") }
 }
 
-fn notes(runs: &[&Run]) -> [String; 3] {
+fn notes(runs: &[&Run]) -> [String; 4] {
     [
         format!(
             "Latencies are less the cost of a pair of time stamps, measured in the same guest: {}; its counter steps by {}. \
@@ -142,6 +152,9 @@ fn notes(runs: &[&Run]) -> [String; 3] {
             let (first, wall) = (printable(&run.backing), float(run.wall_ns.median));
             format!("The relative wall time is to that of {first}, {}.", duration(wall))
         }),
+        "CPU is the processor time of all threads, user and system, from before RAM is made to the last first touch: what \
+         zeroes ahead is in it. A slow touch is a first one that faulted, or was interrupted."
+            .to_owned(),
         "Counts are of one sample, the median. A touch is one access of the guest; a KVM fault may map many pages."
             .to_owned(),
     ]

@@ -6,8 +6,9 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{Parser, Subcommand};
-use guest_mem::{Backing, ByteSize};
+use clap::{Parser, Subcommand, ValueEnum};
+use guest_mem::{BLOCK_SIZE, Backing, ByteSize, Stock};
+use mmu_notifier::PAGE_SIZE;
 use vmm::{
     driver::{Access, GuestPage},
     measure::{ParsePatternError, Pattern, parse_access},
@@ -45,6 +46,9 @@ pub(crate) struct MeasureArgs {
     /// Guest RAM, such as 64M or 1G
     #[arg(long, value_name = "SIZE", default_value = "64M")]
     pub(crate) mem: ByteSize,
+    /// What runs the guest: kvm, or model, a second stage in software that needs no KVM and no memory behind the frames
+    #[arg(long, value_name = "ACCEL", value_enum, default_value = "kvm")]
+    pub(crate) accel: AccelName,
     /// How many vCPUs touch it, each a part of its own
     #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
     pub(crate) vcpus: NonZeroU32,
@@ -73,6 +77,8 @@ pub(crate) struct MeasureArgs {
     /// Take guest RAM from this NUMA node only
     #[arg(long, value_name = "NODE")]
     pub(crate) numa_node: Option<u32>,
+    #[command(flatten)]
+    pub(crate) managed: ManagedArgs,
     /// Selects the random order
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) seed: u64,
@@ -86,6 +92,56 @@ pub(crate) struct MeasureArgs {
     /// when the measurement is done, or none: for a pipe they are kept in a temporary file ($TMPDIR) until then
     #[arg(long, value_name = "FILE")]
     pub(crate) samples_out: Option<PathBuf>,
+}
+
+/// What runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AccelName {
+    Kvm,
+    Model,
+}
+
+/// How the backings that are called `managed` are run; of no meaning for others.
+#[derive(Debug, Parser)]
+#[command(next_help_heading = "Managed backings")]
+pub(crate) struct ManagedArgs {
+    /// The aligned window that is mapped around a fault on a 4 KiB page, powers of two from 4K to 2M: LEAST..MOST grows
+    /// while faults come in order, BYTES is fixed, off is the page alone
+    #[arg(long, value_name = "BYTES", default_value = "64K..2M", value_parser = parse_window)]
+    pub(crate) fault_around: Window,
+    /// How many 2 MiB pages in a row a fault maps, as far as those behind the first are zeroed ahead: LEAST..MOST, N, or
+    /// off for the page alone
+    #[arg(long, value_name = "N", default_value = "4..16", value_parser = parse_row)]
+    pub(crate) fault_around_huge: Window,
+    /// Threads that resolve faults
+    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
+    pub(crate) handlers: NonZeroU32,
+    /// What these do while there is no fault: sleep, or spin (for 1 ms, then sleep), which is faster and takes a CPU
+    #[arg(long, value_name = "HOW", default_value = "sleep")]
+    pub(crate) handler_wait: HandlerWait,
+    /// Bind them to this CPU of the host
+    #[arg(long, value_name = "CPU")]
+    pub(crate) handler_cpu: Option<usize>,
+    /// What is zeroed ahead of the guest: all of its RAM, none of it (each fault zeroes its own), or so many blocks of
+    /// 2 MiB. The guest starts when that is done: it is not in the wall time, but in the CPU time
+    #[arg(long, value_name = "STOCK", default_value = "all", value_parser = parse_stock)]
+    pub(crate) stock: Stock,
+}
+
+/// How much a fault maps: the least, and what it grows to while faults come in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) least: u64,
+    pub(crate) most: u64,
+}
+
+/// What a fault handler does while there is no fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HandlerWait {
+    /// It sleeps.
+    Sleep,
+    /// It asks again and again.
+    Spin,
 }
 
 #[derive(Debug, Parser)]
@@ -132,8 +188,9 @@ pub(crate) struct StartupArgs {
 
 const MEASURE_HELP: &str = "\
 Backings: anonymous (4 KiB pages), anonymous_thp, anonymous_hugetlb_2mb, anonymous_hugetlb_1gb, shmem, shmem_thp,
-shared_hugetlb_2mb, shared_hugetlb_1gb, file:PATH (private), guest_memfd. What the host lacks is listed with the command
-that enables it; a backing that was asked for by name and is missing is an error.
+shared_hugetlb_2mb, shared_hugetlb_1gb, file:PATH (private), guest_memfd: the kernel resolves their faults. managed_4kb,
+managed_2mb: underlay does, and each is shown beside the kernel's backing of the same pages. What the host lacks is
+listed with the command that enables it; a backing that was asked for by name and is missing is an error.
 
 Touches are what the guest did, faults are what KVM took: one fault may serve many touches, and a touch may take none.
 
@@ -151,4 +208,40 @@ fn parse_pattern(text: &str) -> Result<Pattern, String> {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     })
+}
+
+/// Reads a window in bytes.
+fn parse_window(text: &str) -> Result<Window, String> {
+    parse_range(text, PAGE_SIZE, |text| {
+        let bytes = text.parse::<ByteSize>().map_err(|error| error.to_string())?.bytes();
+        let fits = bytes.is_power_of_two() && (PAGE_SIZE..=BLOCK_SIZE).contains(&bytes);
+        fits.then_some(bytes).ok_or_else(|| "must be a power of two from 4K to 2M, or off".to_owned())
+    })
+}
+
+/// Reads how many pages in a row.
+fn parse_row(text: &str) -> Result<Window, String> {
+    parse_range(text, 1, |text| at_least_one(text).map(|pages| pages.get().into()))
+}
+
+/// Reads `LEAST..MOST`, or both as one, or `off`.
+fn parse_range(text: &str, off: u64, read: impl Fn(&str) -> Result<u64, String>) -> Result<Window, String> {
+    if text == "off" {
+        return Ok(Window { least: off, most: off });
+    }
+    let (least, most) = text.split_once("..").unwrap_or((text, text));
+    let window = Window { least: read(least)?, most: read(most)? };
+    if window.least <= window.most { Ok(window) } else { Err(format!("{least} is more than {most}")) }
+}
+
+/// Reads how much is zeroed ahead.
+fn parse_stock(text: &str) -> Result<Stock, String> {
+    match text {
+        "all" => Ok(Stock::All),
+        "none" | "0" => Ok(Stock::None),
+        blocks => blocks
+            .parse()
+            .map(Stock::Blocks)
+            .map_err(|_| "must be all, none or a number of blocks".to_owned()),
+    }
 }

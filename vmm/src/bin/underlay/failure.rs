@@ -12,7 +12,7 @@ use vmm::{
     interrupt,
     kvm::VmError,
     machine::{MachineError, RunError},
-    measure::{MeasureError, SampleError},
+    measure::{MeasureError, ModelError, SampleError},
 };
 
 /// Why a subcommand ended early.
@@ -42,7 +42,9 @@ impl Failure {
         };
         match &**source {
             SampleError::Machine(machine) if is_users(machine) => Self::user(error),
-            SampleError::Run(RunError::Pin(_)) => Self::user(error),
+            SampleError::Run(RunError::Pin(_)) | SampleError::Model(ModelError::KernelResolved(_)) => {
+                Self::user(error)
+            }
             _ => Self::host(error),
         }
     }

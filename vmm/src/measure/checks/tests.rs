@@ -1,4 +1,6 @@
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
+
+use guest_mem::{FaultCount, MmStats, pgtable};
 
 use super::*;
 use crate::{
@@ -33,8 +35,30 @@ fn good() -> (Plan, Sample) {
         tsc_khz: NonZeroU32::new(2_000_000).unwrap(),
         mapped: Mapped { pages_4k: PAGES, ..Mapped::default() },
         resident_bytes: Some(4 << 20),
+        cpu: Duration::from_millis(10),
+        managed: None,
     };
     (plan, sample)
+}
+
+/// What a managed RAM did if all went well: half the pages faulted, the others were mapped beside them.
+fn good_managed() -> ManagedSample {
+    let count = |reason| match reason {
+        FaultReason::Base | FaultReason::Around => PAGES / 2,
+        _ => 0,
+    };
+    ManagedSample {
+        faults: MmStats {
+            faults: FaultReason::ALL.map(|reason| FaultCount { reason, count: count(reason) }),
+        },
+        handled: Some(PAGES / 2),
+        mapped: pgtable::Mapped { base: PAGES, huge: 0 },
+        stock_hits: PAGES,
+        zeroed_at_take: 0,
+        stock_wait: Duration::ZERO,
+        replaced_handlers: 0,
+        stages: None,
+    }
 }
 
 /// The names of the checks that fail when `spoil` has been at a good sample.
@@ -51,6 +75,45 @@ fn a_good_sample_passes_all() {
 
     assert_eq!(failed(|_, _| ()), [""; 0]);
     assert_eq!(check_sample(&plan, &sample).len(), 7);
+}
+
+#[test]
+fn a_good_managed_sample_passes_all() {
+    let (plan, mut sample) = good();
+    sample.managed = Some(good_managed());
+
+    let checks = check_sample(&plan, &sample);
+
+    assert_eq!(checks.len(), 10);
+    assert!(checks.iter().all(|check| check.ok), "{checks:?}");
+}
+
+#[test]
+fn each_check_of_a_managed_sample_fails_when_its_figures_disagree() {
+    let with = |spoil: fn(&mut ManagedSample)| {
+        failed(|_, sample| {
+            let mut managed = good_managed();
+            spoil(&mut managed);
+            sample.managed = Some(managed);
+        })
+    };
+
+    assert_eq!(with(|managed| managed.handled = Some(PAGES)), ["managed_faults_counted"]);
+    assert_eq!(with(|managed| managed.handled = None), [""; 0]);
+    assert_eq!(with(|managed| managed.mapped.base -= 1), ["managed_mapping_adds_up"]);
+    assert_eq!(with(|managed| managed.replaced_handlers = 1), ["managed_faults_resolved"]);
+    assert_eq!(with_count(FaultReason::GaveUp), ["managed_faults_resolved"]);
+    assert_eq!(with_count(FaultReason::FillLate), ["managed_faults_resolved"]);
+    assert_eq!(with_count(FaultReason::Failed), ["managed_faults_counted", "managed_faults_resolved"]);
+}
+
+/// The names of the checks that fail when `reason` was counted once more.
+fn with_count(reason: FaultReason) -> Vec<String> {
+    failed(|_, sample| {
+        let mut managed = good_managed();
+        managed.faults.faults[reason as usize].count += 1;
+        sample.managed = Some(managed);
+    })
 }
 
 #[test]

@@ -186,6 +186,7 @@ fn the_keys_of_the_json_are_stable() {
 
     let keys: Vec<&String> = json["runs"][0].as_object().unwrap().keys().collect();
     let expected = [
+        "accel",
         "access",
         "backing",
         "failed_checks_a",
@@ -194,6 +195,7 @@ fn the_keys_of_the_json_are_stable() {
         "first_touch_p99_ns",
         "guest_page_bytes",
         "kvm_pf_taken",
+        "managed",
         "mem_bytes",
         "numa_node",
         "overlap",

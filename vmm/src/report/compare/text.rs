@@ -61,7 +61,8 @@ fn write_lines(
 }
 
 fn named(key: &RunKey) -> String {
-    printable(&format!("{}: {}", key.backing, key.setup))
+    let managed = key.managed.as_ref().map(|managed| format!("; {managed}")).unwrap_or_default();
+    printable(&format!("{}: {}{managed}", key.backing, key.setup))
 }
 
 /// One line of the table: a figure of both sides, or the backing whose figures follow.

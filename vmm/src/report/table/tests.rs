@@ -43,18 +43,18 @@ pools     2 MiB pages: 480 of 512 free; 1 GiB pages: 0 of 0 free
 run  64 MiB of RAM, not prefaulted; guest pages 2 MiB; 1 vCPU; access write, pattern sequential; 5 samples
 
 Time, faults and memory
-                                   wall     wall     wall  relative  wall per     KVM  KVM faults             guest
-backing                touches   median      min      max      wall     touch  faults   per touch  resident     RAM
-───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-anonymous               16,384   480 ms   475 ms   512 ms     1.00×   29.3 µs  16,385        1.00    64 MiB  64 MiB
-anonymous_hugetlb_2mb   16,384  8.25 ms  8.10 ms  8.90 ms   0.0172×    504 ns      36     0.00220         -  64 MiB
+                                   wall     wall     wall  relative  wall per  CPU per     KVM  KVM faults
+backing                touches   median      min      max      wall     touch    touch  faults   per touch  resident
+────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+anonymous               16,384   480 ms   475 ms   512 ms     1.00×   29.3 µs  30.0 µs  16,385        1.00    64 MiB
+anonymous_hugetlb_2mb   16,384  8.25 ms  8.10 ms  8.90 ms   0.0172×    504 ns   513 ns      36     0.00220         -
 
 Latency of the first and of the second touch of the same word
-                         first    first    first    first    first    first   second   second   second
-backing                    p50      p90      p99    p99.9      max     mean      p50      p99     mean
-──────────────────────────────────────────────────────────────────────────────────────────────────────
-anonymous              28.0 µs  30.1 µs  45.0 µs  61.0 µs  1.25 ms  29.2 µs  15.5 ns  27.0 ns  16.4 ns
-anonymous_hugetlb_2mb  15.5 ns  19.5 ns  28.5 ns   251 µs   288 µs   503 ns  15.5 ns  27.0 ns  16.4 ns
+                         first    first    first    first    first    first     slow     slow   second   second   second
+backing                    p50      p90      p99    p99.9      max     mean      p50      p99      p50      p99     mean
+────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+anonymous              28.0 µs  30.1 µs  45.0 µs  61.0 µs  1.25 ms  29.2 µs  28.0 µs  45.0 µs  15.5 ns  27.0 ns  16.4 ns
+anonymous_hugetlb_2mb  15.5 ns  19.5 ns  28.5 ns   251 µs   288 µs   503 ns   250 µs   288 µs  15.5 ns  27.0 ns  16.4 ns
 
 How faults ended and what they left mapped
                           KVM     KVM       KVM       KVM  mapped  mapped  mapped    host   host     slow
@@ -66,6 +66,8 @@ anonymous_hugetlb_2mb      36      32         0         1       0      32       
 Latencies are less the cost of a pair of time stamps, measured in the same guest: 12.5 ns to 13.0 ns; its counter steps
 by 0.5 ns. A slow touch took more than 1.00 µs.
 The relative wall time is to that of anonymous, 480 ms.
+CPU is the processor time of all threads, user and system, from before RAM is made to the last first touch: what zeroes
+ahead is in it. A slow touch is a first one that faulted, or was interrupted.
 Counts are of one sample, the median. A touch is one access of the guest; a KVM fault may map many pages.
 
 Checks
@@ -96,18 +98,67 @@ backing                touches   median      min      max      wall     touch
 anonymous               16,384   480 ms   475 ms   512 ms     1.00×   29.3 µs
 anonymous_hugetlb_2mb   16,384  8.25 ms  8.10 ms  8.90 ms   0.0172×    504 ns
 
-                          KVM  KVM faults             guest
-backing                faults   per touch  resident     RAM
-───────────────────────────────────────────────────────────
-anonymous              16,385        1.00    64 MiB  64 MiB
-anonymous_hugetlb_2mb      36     0.00220         -  64 MiB
+                       CPU per     KVM  KVM faults
+backing                  touch  faults   per touch  resident
+────────────────────────────────────────────────────────────
+anonymous              30.0 µs  16,385        1.00    64 MiB
+anonymous_hugetlb_2mb   513 ns      36     0.00220         -
 ";
     assert!(text.contains(expected), "{text}");
+}
+
+/// The report with a managed run.
+fn with_managed() -> Report {
+    let mut report = fixture::report();
+    report.runs.push(fixture::managed());
+    report
+}
+
+#[test]
+fn a_managed_run_has_tables_of_its_own() {
+    let text = shown(&with_managed(), Some(120));
+
+    let expected = "\
+Managed to kernel-resolved: below 1 is better
+                                              slow    slow  handled  handled
+backing      to                       wall     p50     p99      p50      p99    CPU
+───────────────────────────────────────────────────────────────────────────────────
+managed_2mb  anonymous_hugetlb_2mb  0.200×  0.400×  0.521×   0.300×   0.781×  1.18×
+
+Faults that underlay resolved, by reason, and what it maps
+             mapped  mapped    from    zeroed
+backing          4K      2M   stock  in fault  faults
+────────────────────────────────────────────────────────────────
+managed_2mb       0      32  16,384         0  around 24, huge 8
+
+Stages of those faults whose touch was timed
+backing      stage        faults      p50      p90      p99      max     mean
+─────────────────────────────────────────────────────────────────────────────
+managed_2mb  whole touch      40  75.0 µs   150 µs   225 µs   300 µs  75.0 µs
+managed_2mb  wake             40  30.0 µs  60.0 µs  90.0 µs   120 µs  30.0 µs
+managed_2mb  resolve          40  20.0 µs  40.0 µs  60.0 µs  80.0 µs  20.0 µs
+managed_2mb  resume           40  25.0 µs  50.0 µs  75.0 µs   100 µs  25.0 µs
+";
+    assert!(text.contains(expected), "{text}");
+    assert!(text.contains("until the stock was zeroed, up to 12.5 ms: not in the wall time."), "{text}");
+}
+
+#[test]
+fn a_counter_that_is_known_only_so_well_is_said_to_be() {
+    let mut same = with_managed();
+    let managed = same.runs[2].managed.as_mut().unwrap();
+    managed.stages.as_mut().unwrap().clock_error_ns = 0.0;
+
+    let (known, same) = (shown(&with_managed(), None), shown(&same, None));
+
+    assert!(known.contains("the guest's is known to it to 1.25 µs"), "{known}");
+    assert!(same.contains("the guest reads the same counter"), "{same}");
 }
 
 #[test]
 fn no_line_is_longer_than_the_page() {
     assert!(longest(&shown(&fixture::report(), Some(120))) <= 120);
+    assert!(longest(&shown(&with_managed(), Some(80))) <= 80);
     assert!(longest(&shown(&large(), Some(120))) <= 120);
     assert!(longest(&shown(&large(), Some(80))) <= 80);
 }

@@ -2,6 +2,7 @@
 
 use guest_mem::{Backing, ByteSize, HugePagePool, HugePageSize, NumaError, UnavailableReason};
 use vmm::{
+    host,
     kvm::{Kvm, Vm},
     measure::{Plan, default_backings},
     report::Skipped,
@@ -104,7 +105,22 @@ fn available(kvm: &Kvm, plan: &Plan, backing: &Backing) -> Result<(), Missing> {
         let users_choice = is_users_choice(&unavailable.reason);
         missing(unavailable.reason.to_string(), unavailable.enable, users_choice)
     })?;
+    if backing.is_managed() {
+        if plan.prefault.is_some() {
+            let reason = "--prefault has the kernel populate RAM, and underlay resolves its faults: --stock is what \
+                          is made ready ahead";
+            return Err(missing(reason.to_owned(), Some("leave --prefault out".to_owned()), true));
+        }
+        let faults = host::managed_faults();
+        if let Some(reason) = faults.reason {
+            return Err(missing(reason, faults.enable, false));
+        }
+    }
     if let Some(node) = plan.numa_node {
+        if backing.is_managed() {
+            let enable = format!("numactl --membind={node} underlay measure --backing {backing}");
+            return Err(missing("its frames are not bound to a NUMA node".to_owned(), Some(enable), true));
+        }
         if *backing == Backing::GuestMemfd {
             return Err(missing(NumaError::GuestMemfd.to_string(), None, true));
         }
