@@ -6,7 +6,10 @@ use std::{
 };
 
 use guest_mem::{Backing, ByteSize, HostSettings, HugePageSize, MemoryCall};
-use vmm::kvm::{Kvm, Vm};
+use vmm::{
+    host::managed_faults,
+    kvm::{Kvm, Vm},
+};
 
 /// Something that not every host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +32,8 @@ pub enum Need {
     Overcommit,
     /// A guest_memfd that user space maps.
     GuestMemfd,
+    /// A userfaultfd that sees a guest's faults, with what managed RAM needs.
+    ManagedFaults,
     /// KVM guests with pages of 1 GiB.
     GigabyteGuestPages,
     /// A program of this name.
@@ -64,6 +69,7 @@ impl Need {
             }
             Self::Overcommit => check_file("/proc/sys/vm/overcommit_memory", |mode| mode != "2"),
             Self::GuestMemfd => vm()?.check_guest_memfd().map_err(|error| lacks(&error)),
+            Self::ManagedFaults => managed_faults().reason.map_or(Ok(()), Err),
             Self::GigabyteGuestPages => vm()?
                 .has_gigabyte_pages()
                 .then_some(())

@@ -4,6 +4,7 @@
 mod command {
     pub(crate) mod bad_input;
     pub(crate) mod interrupted;
+    pub(crate) mod modelled;
     pub(crate) mod options;
     pub(crate) mod outputs;
     pub(crate) mod results;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     command::sizes::add_to(&mut suite);
     command::options::add_to(&mut suite);
     command::outputs::add_to(&mut suite);
+    command::modelled::add_to(&mut suite);
     command::interrupted::add_to(&mut suite);
     suite.run()
 }

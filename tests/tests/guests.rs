@@ -5,6 +5,7 @@ mod guests {
     pub(crate) mod backings;
     pub(crate) mod discard;
     pub(crate) mod failures;
+    pub(crate) mod managed;
     pub(crate) mod support;
     pub(crate) mod vcpus;
 }
@@ -19,5 +20,6 @@ fn main() -> ExitCode {
     guests::vcpus::add_to(&mut suite);
     guests::discard::add_to(&mut suite);
     guests::failures::add_to(&mut suite);
+    guests::managed::add_to(&mut suite);
     suite.run()
 }

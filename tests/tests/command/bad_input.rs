@@ -26,7 +26,7 @@ pub(crate) fn add_to(suite: &mut Suite) {
 }
 
 /// What is wrong by itself: the arguments, and what the message must say.
-const WRONG: [(&str, &[&str], &[&str]); 16] = [
+const WRONG: [(&str, &[&str], &[&str]); 21] = [
     ("size_zero", &["measure", "--mem", "0"], &["--mem", "zero"]),
     ("size_of_nothing", &["measure", "--mem", ""], &["--mem"]),
     ("size_with_a_wrong_suffix", &["measure", "--mem", "64Q"], &["64Q", "K, M, G"]),
@@ -67,6 +67,19 @@ const WRONG: [(&str, &[&str], &[&str]); 16] = [
         &["measure", "--backing", "anonymous", "--mem", "1M", "--pin", "999"],
         &["CPU 999"],
     ),
+    (
+        "a_handler_on_a_cpu_that_is_not_there",
+        &["measure", "--mem", "1M", "--handler-cpu", "999"],
+        &["fault handlers", "CPU 999"],
+    ),
+    ("no_handlers", &["measure", "--handlers", "0"], &["--handlers", "must be at least 1"]),
+    (
+        "a_window_that_is_no_power_of_two",
+        &["measure", "--fault-around", "12K"],
+        &["power of two from 4K to 2M"],
+    ),
+    ("a_window_that_shrinks", &["measure", "--fault-around-huge", "8..4"], &["8 is more than 4"]),
+    ("a_stock_that_is_no_number", &["measure", "--stock", "some"], &["all, none or a number of blocks"]),
 ];
 
 /// Exits with `code`, prints nothing on stdout, and says each of `words` on stderr, without a trace of a panic.

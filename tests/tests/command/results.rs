@@ -64,14 +64,14 @@ fn all_outputs() {
 /// The key paths of the documented schema.
 const PROMISED: &str = "schema host.kernel host.cpu host.kvm_vendor host.second_stage host.thp host.shmem_thp \
     host.hugepages_2m host.hugepages_1g host.tsc_khz host.version host.environment warnings skipped.0.backing \
-    skipped.0.reason skipped.0.enable runs.0.backing runs.0.resolved_by runs.0.mem_bytes runs.0.guest_page_bytes \
+    skipped.0.reason skipped.0.enable runs.0.backing runs.0.accel runs.0.resolved_by runs.0.mem_bytes runs.0.guest_page_bytes \
     runs.0.vcpus runs.0.access runs.0.pattern runs.0.seed runs.0.pin runs.0.numa_node runs.0.samples runs.0.touches runs.0.wall_ns.min runs.0.wall_ns.median \
     runs.0.wall_ns.max runs.0.first_touch_ns.p50 runs.0.first_touch_ns.p90 runs.0.first_touch_ns.p99 \
     runs.0.first_touch_ns.p999 runs.0.first_touch_ns.max runs.0.first_touch_ns.mean runs.0.second_touch_ns.p50 \
     runs.0.second_touch_ns.p90 runs.0.second_touch_ns.p99 runs.0.second_touch_ns.p999 runs.0.second_touch_ns.max \
     runs.0.second_touch_ns.mean runs.0.kvm.pf_taken runs.0.kvm.pf_fixed runs.0.kvm.pf_spurious \
     runs.0.kvm.pf_emulate runs.0.mapped.pages_4k runs.0.mapped.pages_2m runs.0.mapped.pages_1g \
-    runs.0.host_faults.minor runs.0.host_faults.major runs.0.resident_bytes runs.0.checks.0.name runs.0.checks.0.ok \
+    runs.0.cpu_ns.median runs.0.slow_touch_ns.p99 runs.0.managed ratios runs.0.host_faults.minor runs.0.host_faults.major runs.0.resident_bytes runs.0.checks.0.name runs.0.checks.0.ok \
     runs.0.checks.0.detail";
 
 fn promised_keys() {
@@ -139,6 +139,7 @@ fn help() {
 
     assert_eq!(finished.code, Some(0));
     for option in [
+        "--accel",
         "--backing",
         "--mem",
         "--vcpus",
@@ -153,6 +154,12 @@ fn help() {
         "--json",
         "--csv",
         "--samples-out",
+        "--fault-around",
+        "--fault-around-huge",
+        "--handlers",
+        "--handler-wait",
+        "--handler-cpu",
+        "--stock",
     ] {
         assert!(finished.stdout.contains(option), "{option} is missing");
     }

@@ -27,6 +27,7 @@ pub(crate) fn add_to(suite: &mut Suite) {
         (Backing::AnonymousHugetlb2mb, Some(pages)),
         (Backing::SharedHugetlb2mb, Some(pages)),
         (Backing::GuestMemfd, Some(Need::GuestMemfd)),
+        (Backing::Managed4kb, Some(Need::ManagedFaults)),
     ] {
         let needs: Vec<_> = [Need::Kvm].into_iter().chain(need).collect();
         let this = backing.clone();
@@ -44,13 +45,17 @@ pub(crate) fn add_to(suite: &mut Suite) {
     suite.test("discard::a_subscriber_is_told_before_the_page_goes", &[Need::Kvm], told_before);
 }
 
-fn range(offset: u64, len: u64) -> AddressRange {
+pub(crate) fn range(offset: u64, len: u64) -> AddressRange {
     AddressRange::new(RAM_BASE + offset, len).unwrap()
 }
 
 /// Runs `commands` on `machine` and calls `discard` over and over until they are done. Returns the machine, and how
 /// often it was called.
-fn meanwhile(mut machine: Machine, commands: Vec<Command>, mut discard: impl FnMut(u64)) -> (Machine, u64) {
+pub(crate) fn meanwhile(
+    mut machine: Machine,
+    commands: Vec<Command>,
+    mut discard: impl FnMut(u64),
+) -> (Machine, u64) {
     let guest = thread::spawn(move || {
         machine.run(&commands).unwrap();
         machine

@@ -145,6 +145,9 @@ fn passes() {
 
     assert_eq!(done.outcome.touches, 3 * 256);
     let samples = machine.samples(0, 3 * 256).unwrap();
-    assert!(samples.iter().all(|ticks| *ticks > 0));
-    assert_eq!(samples.iter().max(), Some(&done.outcome.max));
+    assert!(samples.iter().all(|sample| sample.ticks > 0));
+    assert_eq!(samples.iter().map(|sample| sample.ticks).max(), Some(done.outcome.max));
+    let in_order = samples.is_sorted_by(|a, b| a.end() <= b.start);
+    assert!(in_order, "each begins after the one before has ended");
+    assert!(samples[0].start >= done.outcome.start_tsc && samples[767].end() <= done.outcome.end_tsc);
 }

@@ -28,7 +28,7 @@ fn edges(backing: Backing) {
 
     let discarded = ram.discard(part(&ram, M, 6 * M)).unwrap();
 
-    let expected = Discarded { freed_bytes: 4 * M, zeroed_bytes: 2 * M };
+    let expected = Discarded { freed_bytes: 4 * M, zeroed_bytes: 2 * M, pinned_bytes: 0 };
     assert_eq!(discarded, expected);
     // The last page was not there, and was not made only to be zeroed.
     assert_eq!(ram.report().unwrap().huge_bytes, Some(2 * M));
@@ -44,7 +44,7 @@ fn within() {
 
     let discarded = ram.discard(part(&ram, PAGE, PAGE)).unwrap();
 
-    let expected = Discarded { freed_bytes: 0, zeroed_bytes: PAGE };
+    let expected = Discarded { freed_bytes: 0, zeroed_bytes: PAGE, pinned_bytes: 0 };
     assert_eq!(discarded, expected);
     assert_filled(&ram, part(&ram, 0, PAGE), 3);
     assert_filled(&ram, part(&ram, PAGE, PAGE), 0);

@@ -95,7 +95,7 @@ fn live(ram: GuestRam) {
     assert!(resident(&ram) >= page.max(2 * PAGE).min(all.len()));
     assert_filled(&ram, last, 9);
     let discarded = ram.discard(all).unwrap();
-    let expected = Discarded { freed_bytes: all.len(), zeroed_bytes: 0 };
+    let expected = Discarded { freed_bytes: all.len(), zeroed_bytes: 0, pinned_bytes: 0 };
     assert_eq!(discarded, expected);
     assert_eq!(resident(&ram), 0);
     assert_filled(&ram, part(&ram, 0, PAGE), 0);
