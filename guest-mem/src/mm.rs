@@ -36,6 +36,7 @@ mod report;
 mod shrink;
 mod stats;
 mod streams;
+mod stuck;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod window;
@@ -81,6 +82,7 @@ use failures::Failures;
 use fills::Fills;
 use stats::Counts;
 use streams::Streams;
+use stuck::Stuck;
 
 /// An address space of guest-physical addresses whose frames this process runs.
 pub struct Mm {
@@ -97,6 +99,7 @@ pub struct Mm {
     filler: Option<Arc<dyn Filler>>,
     fills: Fills,
     failures: Failures,
+    stuck: Stuck,
     /// Held by the one operation that closes entries, from before its start until its frames are back: so an entry that
     /// is closed is its own. Above mmap_lock.
     closing: Mutex<()>,
@@ -138,6 +141,7 @@ impl Mm {
             filler: config.filler,
             fills: Fills::new(config.handlers),
             failures: Failures::new(config.patience),
+            stuck: Stuck::default(),
             closing: Mutex::new(()),
             discarded_parts: Mutex::default(),
             shrink_hand: Tally::new(),
@@ -248,6 +252,7 @@ impl Mm {
 
     /// Gives every frame back that no device has pinned, for the end.
     fn unmap_all(&self) {
+        self.unstick_all();
         let mut kept = 0;
         let closing: ControlFlow<io::Error> =
             self.table.for_each_locked(self.range, |pt, part| match self.close(pt, part) {

@@ -36,6 +36,9 @@ impl Mm {
     /// Takes the pages of `range` away: when this returns they read as when the RAM was new, but for those that are
     /// pinned, which are left as they are and counted.
     ///
+    /// A part of a huge page is zeroed, and reads as zeros also where a filler supplied the first content, until all of the
+    /// page was discarded. A discard is not a write: [`dirty_pages`](Self::dirty_pages) does not tell of it.
+    ///
     /// # Errors
     /// [`DiscardError`].
     pub fn discard(&self, range: AddressRange) -> Result<Discarded, DiscardError> {
@@ -44,6 +47,7 @@ impl Mm {
         }
         let _alone = lock(&self.closing);
         let mmap = self.vmas.mmap_lock().read();
+        self.unstick_all();
         let mut all = Closed::default();
         let invalidation = Invalidation::new(self.reached_by(range), Event::Clear);
         let announce = || self.owner.invalidate_range_start(&mmap, invalidation);

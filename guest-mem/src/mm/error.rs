@@ -61,7 +61,7 @@ pub enum FaultError {
         #[source]
         source: io::Error,
     },
-    /// The host mapped it, failed, and did not take it back: its frames stay out of use.
+    /// The host mapped it, failed, and did not take it back: its frames stay taken until it does.
     #[error("the host may map guest page {:#x}, and did not take that back", gfn.get())]
     Stuck {
         /// The page.

@@ -131,6 +131,7 @@ impl Mm {
     fn attempt_in(&self, vma: &LockedVma<'_>, gfn: Gfn, cause: Cause) -> Result<Step, FaultError> {
         let early = planted::is(Bug::LookBeforeLock).then(|| self.table.walk(gfn));
         let mut pt = self.lock_entries(gfn)?;
+        self.unstick(&pt)?;
         let entry = early.unwrap_or_else(|| pt.entry(gfn));
         if entry.is_migrating() {
             // Whoever closed it wakes when it is open again.

@@ -5,8 +5,8 @@ use std::{fs::File, io, os::unix::fs::FileExt};
 /// Supplies the bytes that a guest finds when it first touches a page.
 ///
 /// Called by handler threads, several at once, while no lock is held. It may sleep; if it takes longer than
-/// the service's deadline, its fill is given to another handler, and what it returns in the end is thrown away. The
-/// buffer it writes is its handler's own, so one that returns late cannot reach guest memory. It must not touch guest
+/// the service's deadline, its fill is given to another handler, and what it returns after that is thrown away. The
+/// buffer it writes is its handler's own, so one that was given up cannot reach guest memory. It must not touch guest
 /// memory through the VM's mapping: the touch would wait for this very handler.
 pub trait Filler: Send + Sync {
     /// What messages call it.

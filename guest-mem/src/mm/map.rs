@@ -254,17 +254,6 @@ impl Mm {
         self.zap(pages)?;
         Err(FaultError::Contended { gfn })
     }
-
-    /// Takes whatever the host has at `pages` away, when nothing is entered there.
-    ///
-    /// # Errors
-    /// [`FaultError::Stuck`] if the host does not: the guest may reach the frames, so they are nobody else's from now on.
-    pub(super) fn zap(&self, pages: &Range<Gfn>) -> Result<(), FaultError> {
-        self.install.zap(self.offsets(pages)).map_err(|source| {
-            log::error!("guest pages {pages:?} may be mapped in the host although they are not: {source}");
-            FaultError::Stuck { gfn: pages.start, source }
-        })
-    }
 }
 
 /// Why a folio was not entered: never, unless there is a bug.
