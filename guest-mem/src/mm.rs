@@ -252,7 +252,9 @@ impl Mm {
 
     /// Gives every frame back that no device has pinned, for the end.
     fn unmap_all(&self) {
-        self.unstick_all();
+        if let Err(error) = self.unstick_all(self.range) {
+            log::error!("frames of guest RAM stay out of use, as the host did not take them back: {error}");
+        }
         let mut kept = 0;
         let closing: ControlFlow<io::Error> =
             self.table.for_each_locked(self.range, |pt, part| match self.close(pt, part) {

@@ -184,7 +184,7 @@ fn in_parallel(work: &(impl Fn(u64) + Sync), threads: u64, iterations: u64) -> D
     };
     let run = &run;
     thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|page| scope.spawn(move || run(page * 100))).collect();
+        let others: Vec<_> = (1..threads).map(|page| scope.spawn(move || run(page * 32))).collect();
         let own = run(0);
         others.into_iter().map(|other| other.join().unwrap()).fold(own, Duration::max)
     })

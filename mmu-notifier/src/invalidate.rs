@@ -136,6 +136,7 @@ impl Shared {
     pub(crate) fn invalidate_intervals(&self, invalidation: Invalidation) -> Result<(), Panic> {
         let reading = self.begin(&invalidation);
         let Some(snapshot) = reading.get() else {
+            reading.slot().stop_clock();
             return Ok(());
         };
         let mut round = Round::new(&reading, snapshot, invalidation);

@@ -205,6 +205,8 @@ fn come_and_go(subscriptions: &Subscriptions, stop: &AtomicBool, stopped: &Atomi
 ///
 /// What threads happen to do at the same time no run can promise: one that misses a kind of thing is followed by another.
 fn torture(name: &str, subscriptions: &Subscriptions, device: &impl Device, gate_retries: impl Fn() -> u64) {
+    // The device's own does not count.
+    let before = subscriptions.counters().registrations;
     let done_with = |reads| {
         let counters = subscriptions.counters();
         [
@@ -212,7 +214,7 @@ fn torture(name: &str, subscriptions: &Subscriptions, device: &impl Device, gate
             ("refusals", counters.refusals),
             ("reads used", reads),
             ("retries", counters.retries + gate_retries()),
-            ("registrations", counters.registrations + counters.insertions),
+            ("registrations", counters.registrations - before),
         ]
     };
     let (mut reads, mut stale) = (0, None);

@@ -21,7 +21,7 @@ use crate::{
     discard::{DiscardError, Discarded},
     folio::{ExclusiveFolio, FolioRef},
     frame::{PAGE_BYTES, PAGES},
-    pgtable::{Entry, PtGuard},
+    pgtable::{Entry, EntryFlags, PtGuard, SlotState},
     planted::{self, Bug},
 };
 
@@ -47,9 +47,11 @@ impl Mm {
         }
         let _alone = lock(&self.closing);
         let mmap = self.vmas.mmap_lock().read();
-        self.unstick_all();
+        let refused = |source| DiscardError::Refused { range, source };
+        self.unstick_all(range).map_err(refused)?;
         let mut all = Closed::default();
-        let invalidation = Invalidation::new(self.reached_by(range), Event::Clear);
+        let reached = self.reached_by(range);
+        let invalidation = Invalidation::new(reached, Event::Clear);
         let announce = || self.owner.invalidate_range_start(&mmap, invalidation);
         let announced = (!planted::is(Bug::CloseFirst)).then(announce);
         let closing: ControlFlow<io::Error> =
@@ -66,16 +68,15 @@ impl Mm {
             self.free_closed(range);
         }
         drop(announced);
-        // Whoever faulted on a closed page was left alone.
-        let start = range.start() - self.range.start();
-        let wake = || self.install.wake(start..start + range.len());
+        // Whoever faulted on a closed page was left alone, also on a huge one that reaches beyond the range.
+        let start = reached.start() - self.range.start();
+        let wake = || self.install.wake(start..start + reached.len());
         if planted::is(Bug::WakeFirst) {
             let _woken = wake();
         }
         self.free_closed(range);
         drop(mmap);
         let woken = if planted::is(Bug::NoWake) || planted::is(Bug::WakeFirst) { Ok(()) } else { wake() };
-        let refused = |source| DiscardError::Refused { range, source };
         closing.break_value().map_or(Ok(()), Err).and(woken).map_err(refused)?;
         let Closed { zeroed_bytes, pinned_bytes } = all;
         let freed_bytes = range.len() - zeroed_bytes - pinned_bytes;
@@ -86,6 +87,9 @@ impl Mm {
     /// mapped here; whoever touches it faults, and finds it.
     pub(super) fn close(&self, pt: &mut PtGuard<'_>, part: AddressRange) -> io::Result<Closed> {
         let mut closed = Closed::default();
+        if pt.state() == SlotState::None {
+            return Ok(closed);
+        }
         let first = Gfn::of(part.start());
         let huge = pt.entry(first).is_huge();
         if huge && part.len() < BLOCK_SIZE {
@@ -118,6 +122,8 @@ impl Mm {
         let Some(folio) = self.freeze(entry) else {
             return Ok(Closed { pinned_bytes: part.len(), ..Closed::default() });
         };
+        // Not what the filler supplied any more.
+        pt.update(block, EntryFlags::EMPTY, EntryFlags::CLEAN);
         let is_zero = self.zero_frozen(block, part);
         if let Ok(true) = is_zero {
             folio.unmap_huge();

@@ -94,9 +94,9 @@ impl Mm {
             }
         } else {
             log::debug!("{}", with_causes(error));
-            // A fault that fails at once would be back at once.
-            thread::sleep(Duration::from_millis(1));
         }
+        // A fault that fails at once would be back at once.
+        thread::sleep(Duration::from_millis(1));
         if let Err(error) = self.install.wake(page) {
             log::error!("whoever waits for guest page {:#x} was not woken: {error}", gfn.get());
         }

@@ -5,6 +5,7 @@
 //! piece by piece.
 
 use std::{
+    io,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -107,7 +108,7 @@ impl Mm {
         if !planted::is(Bug::FillUnlooked) && !self.is_empty_now(&pages, size) {
             // Filled since the fault looked. From here on nobody else maps anything there.
             self.fill_is_over(self.fills.end(ticket));
-            self.install.wake(self.offsets(&pages)).map_err(|source| FaultError::Host { gfn, source })?;
+            self.wake_after_fill(gfn).map_err(|source| FaultError::Host { gfn, source })?;
             self.counts.add(FaultReason::Concurrent, 1);
             return Ok(Resolved::Done);
         }
@@ -115,7 +116,7 @@ impl Mm {
         scratch.watch.set(None);
         // Over before the wake: whoever faults again begins a fill of its own.
         self.fill_is_over(self.fills.end(ticket));
-        let woken = self.install.wake(self.offsets(&pages));
+        let woken = self.wake_after_fill(gfn);
         match filled {
             Ok(Ok(())) => {}
             Ok(Err(Unfilled::Late)) => {
@@ -181,7 +182,7 @@ impl Mm {
                 held.set_frames(Some(frames));
             }
             let written = self.pool().write(self.frame(pages.start), start, piece);
-            written.map_err(|error| FaultError::Host { gfn, source: std::io::Error::other(error) })?;
+            written.map_err(|error| FaultError::Host { gfn, source: io::Error::other(error) })?;
             start += len as u64;
             if start == bytes {
                 let mapped = self.map_filled(pages, size);
@@ -243,13 +244,22 @@ impl Mm {
     }
 
     /// Gives a fill up whose filler has not returned, and has its pages filled anew: whoever waits for them faults again.
-    pub(crate) fn give_up_fill(&self, ticket: Ticket) {
+    /// Whether it did; not while a piece of it is being copied, nor when it is over.
+    pub(crate) fn give_up_fill(&self, ticket: Ticket) -> bool {
         let ended = self.fills.give_up(ticket);
-        let Some(pages) = ended.as_ref().map(|ended| ended.pages.clone()) else { return };
+        let Some(pages) = ended.as_ref().map(|ended| ended.pages.clone()) else { return false };
         self.fill_is_over(ended);
-        if let Err(error) = self.install.wake(self.offsets(&pages)) {
+        if let Err(error) = self.wake_after_fill(pages.start) {
             log::error!("nobody was woken at guest page {:#x}: {error}", pages.start.get());
         }
+        true
+    }
+
+    /// Wakes whoever waits in the 2 MiB of `gfn`, where a fill is over: not only for its pages, since a fault on another
+    /// page was left to it if it wanted one of these pages too.
+    fn wake_after_fill(&self, gfn: Gfn) -> io::Result<()> {
+        let block = self.offsets(&Self::pages_of(gfn, PageSize::Huge));
+        self.install.wake(block.start..block.end.min(self.range.len()))
     }
 
     /// Gives the frames of a fill back that came to nothing.

@@ -95,7 +95,7 @@ impl Fills {
         lock(&self.running).end(ticket, false)
     }
 
-    /// Gives the fill up; `None` if it is over, or held and so about to be.
+    /// Gives the fill up; `None` if it is over, or held: while a piece of it is copied.
     pub(crate) fn give_up(&self, ticket: Ticket) -> Option<Ended> {
         lock(&self.running).end(ticket, true)
     }

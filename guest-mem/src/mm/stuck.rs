@@ -3,11 +3,14 @@
 //! Nothing is entered for such a page, but the guest may reach its frame; given back, the frame could be zeroed under
 //! the guest's writes. So whoever next has to do with the page asks the host again first.
 
-use std::ops::Range;
+use std::{io, ops::Range};
 
-use mmu_notifier::sync::{Mutex, Tally, lock};
+use mmu_notifier::{
+    AddressRange,
+    sync::{Mutex, Tally, lock},
+};
 
-use super::{FaultError, Mm};
+use super::{FaultError, Mm, bytes_of};
 use crate::{Gfn, pgtable::PtGuard};
 
 /// The pages of one address space that are stuck.
@@ -39,8 +42,10 @@ impl Stuck {
         Some(pages)
     }
 
-    fn blocks(&self) -> Vec<Gfn> {
-        lock(&self.pages).iter().map(|pages| pages.start.block()).collect()
+    /// The 2 MiB ranges of those that have a page in `range`.
+    fn blocks_in(&self, range: AddressRange) -> Vec<Gfn> {
+        let concerned = |pages: &&Range<Gfn>| bytes_of(pages).is_some_and(|bytes| bytes.overlaps(range));
+        lock(&self.pages).iter().filter(concerned).map(|pages| pages.start.block()).collect()
     }
 }
 
@@ -70,13 +75,18 @@ impl Mm {
         Ok(())
     }
 
-    /// As [`unstick`](Self::unstick), everywhere.
-    pub(super) fn unstick_all(&self) {
-        for block in self.stuck.blocks() {
+    /// As [`unstick`](Self::unstick), for all that has a page in `range`.
+    ///
+    /// # Errors
+    /// What the host said at the first that it still refuses to take back.
+    pub(super) fn unstick_all(&self, range: AddressRange) -> io::Result<()> {
+        for block in self.stuck.blocks_in(range) {
             let freed = self.lock_entries(block).and_then(|pt| self.unstick(&pt));
-            if let Err(error) = freed {
-                log::error!("{error}");
-            }
+            freed.map_err(|error| match error {
+                FaultError::Stuck { source, .. } => source,
+                error => io::Error::other(error),
+            })?;
         }
+        Ok(())
     }
 }

@@ -53,7 +53,7 @@ impl Window {
     }
 
     /// Lets the kernel map the huge page at `range`: its faults are reported no more, and all that it can find there are
-    /// the frames. False if the kernel did not follow; nothing has changed then.
+    /// the frames. False if the kernel did not follow; small entries are gone then.
     fn map_in_place(&self, range: &Range<u64>) -> io::Result<bool> {
         let Some(in_place) = self.in_place(range).filter(|_| range.end - range.start == BLOCK_SIZE) else {
             return Ok(false);
@@ -80,8 +80,9 @@ impl Window {
         let start = range.start / BLOCK_SIZE * BLOCK_SIZE;
         let block = start..start + BLOCK_SIZE;
         self.uffd.register(&self.mapping, block.clone()).map_err(io::Error::other)?;
-        self.zap_registered(&block)?;
+        // Also if the zap fails: what is left then is small entries or none, and is mapped in place anew.
         in_place.store(false, Relaxed);
+        self.zap_registered(&block)?;
         Ok(true)
     }
 

@@ -48,10 +48,11 @@ impl PageTable {
         })
     }
 
-    /// Calls `visit` for each 2 MiB range in which something of `range` is mapped, in order, with its lock held and
+    /// Calls `visit` for each 2 MiB range in which something of `range` was ever mapped, in order, with its lock held and
     /// the part of it that `range` has. One lock at a time; stops when `visit` breaks.
     ///
-    /// What other threads map meanwhile in a 2 MiB range that was empty is visited or not.
+    /// Empty ones are not passed over: whoever holds the lock of one may be about to map a page there that the guest has
+    /// written already.
     pub fn for_each_locked<B>(
         &self,
         range: AddressRange,
@@ -66,9 +67,6 @@ impl PageTable {
                 next = self.directory.next_chunk(gfn);
                 continue;
             };
-            if slot.entry.load().is_none() {
-                continue;
-            }
             let block = AddressRange::new(gfn.block().address(), BLOCK_SIZE).ok();
             if let Some(part) = block.and_then(|block| block.intersection(range)) {
                 visit(&mut PtGuard::new(self, slot, gfn.block()), part)?;

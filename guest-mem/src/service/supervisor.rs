@@ -52,8 +52,10 @@ impl Shared {
             self.start_another(&lost);
         }
         if let Some(fill) = lost.overdue_fill(self.config.deadline) {
-            lost.give_up(fill);
-            self.mm.give_up_fill(fill);
+            // Tried again if it was held just now.
+            if self.mm.give_up_fill(fill) {
+                lost.give_up(fill);
+            }
         }
         lost.unresolved().for_each(|address| self.wake(address));
         (!lost.is_dead()).then_some(lost)

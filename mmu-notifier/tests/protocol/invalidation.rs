@@ -1,6 +1,6 @@
 //! Start and end, who hears of them, and what is counted.
 
-use std::{sync::Arc, thread};
+use std::{sync::Arc, thread, time::Duration};
 
 use mmu_notifier::{
     Event, Invalidation, MmapLock, Subscriptions, Tag,
@@ -84,4 +84,17 @@ fn counters_say_what_happened() {
     assert_eq!(counters.invalidations_of(Event::Clear), 3);
     assert!(untimed.longest.is_zero());
     assert!(!counters.longest.is_zero());
+}
+
+#[test]
+fn what_was_timed_with_nobody_listening_leaves_no_clock_running() {
+    let subscriptions = Subscriptions::new();
+    subscriptions.time_invalidations(true);
+    subscriptions.release().unwrap();
+    subscriptions.time_invalidations(false);
+
+    thread::sleep(Duration::from_millis(20));
+    drop(subscriptions.invalidate_range_start(subscriptions.exempt(), unmap(0, 1)));
+
+    assert!(subscriptions.counters().longest < Duration::from_millis(20));
 }
