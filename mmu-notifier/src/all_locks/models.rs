@@ -24,7 +24,7 @@ fn mapping() -> Arc<RmapLock> {
 
 /// A VMA that maps one thing, or two.
 fn vma(anon: &Arc<RmapLock>, file: Option<&Arc<RmapLock>>) -> LockedVma {
-    LockedVma { anon: Some(Arc::clone(anon)), file: file.map(Arc::clone), ..LockedVma::default() }
+    LockedVma { anon: Some(Arc::clone(anon)), file: file.cloned(), ..LockedVma::default() }
 }
 
 /// What an operation is in the middle of: loom reports anybody who looks meanwhile.
