@@ -2,18 +2,18 @@
 //!
 //! Whatever makes system calls holds an [`Injector`] and asks it before each call. A test hands in one that it has
 //! armed; everybody else hands in [`Injector::none`]. There is no global plan, so tests that run at the same time do
-//! not trip over each other. Outside tests an injector has no size and a check is nothing.
+//! not trip over each other. Outside tests, and in models, an injector has no size and a check is nothing.
 
 use std::io;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod errnos;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod plan;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) use plan::RandomPlan;
 
 /// A system call, or one use of it, that can be made to fail.
@@ -64,7 +64,7 @@ pub(crate) enum Operation {
 /// A handle on what is to fail; clones share one plan.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Injector {
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     plan: Option<mmu_notifier::sync::Arc<plan::Plan>>,
 }
 
@@ -81,11 +81,11 @@ impl Injector {
     /// What the call is to return instead of being made.
     #[inline]
     #[cfg_attr(
-        not(test),
+        any(not(test), loom),
         expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "nothing fails outside tests")
     )]
     pub(crate) fn check(&self, operation: Operation) -> io::Result<()> {
-        #[cfg(test)]
+        #[cfg(all(test, not(loom)))]
         if let Some(plan) = &self.plan {
             return plan.check(operation);
         }
@@ -94,5 +94,5 @@ impl Injector {
     }
 }
 
-#[cfg(not(test))]
+#[cfg(any(not(test), loom))]
 const _: () = assert!(size_of::<Injector>() == 0, "outside tests an injector is nothing");

@@ -17,7 +17,7 @@ mod userfaultfd;
 
 pub use file::BackingFileError;
 pub(crate) use file::open_regular;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) use inject::RandomPlan;
 pub(crate) use inject::{Injector, Operation};
 pub(crate) use mapping::{Advice, MapError, Mapping, Source};

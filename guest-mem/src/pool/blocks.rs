@@ -32,7 +32,7 @@ struct Chunk([BlockLock<Slot>; Chunk::LEN]);
 
 impl Chunk {
     /// loom tracks the lock of each.
-    const LEN: usize = if cfg!(loom) { 1 } else { 64 };
+    const LEN: usize = if cfg!(loom) { 2 } else { 64 };
 }
 
 impl Blocks {
@@ -74,7 +74,8 @@ impl Blocks {
 #[inline]
 fn place(block: u64) -> (usize, usize) {
     // A pool has at most 2^27 blocks.
-    ((block / CHUNK) as usize, (block % CHUNK) as usize)
+    let block = usize::try_from(block).unwrap_or(usize::MAX);
+    (block / Chunk::LEN, block % Chunk::LEN)
 }
 
 #[cfg(all(test, not(loom)))]

@@ -49,12 +49,12 @@ impl Published {
 
     pub(super) fn publish(&self, list: VmaList) {
         let mut lists = self.lists();
-        let last = lists.len();
+        let number = lists.len();
         lists.push(Arc::new(list));
         // loom switches threads at what follows.
         drop(lists);
         // Release: pairs with the Acquire above.
-        self.last.store(last, std::sync::atomic::Ordering::Release);
+        self.last.store(number, std::sync::atomic::Ordering::Release);
     }
 
     fn lists(&self) -> std::sync::MutexGuard<'_, Vec<Arc<VmaList>>> {

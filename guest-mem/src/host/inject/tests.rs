@@ -1,5 +1,3 @@
-#![cfg(not(loom))]
-
 use std::io;
 
 use super::{Injector, Operation, RandomPlan};
