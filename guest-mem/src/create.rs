@@ -195,6 +195,7 @@ impl GuestRam {
             resolver: Resolver::Kernel(Subscriptions::new()),
             range,
             discarding: Mutex::new(()),
+            pins: Arc::default(),
         })
     }
 }
@@ -221,6 +222,7 @@ impl GuestRam {
             resolver: Resolver::Underlay(managed),
             range,
             discarding: Mutex::new(()),
+            pins: Arc::default(),
         })
     }
 }

@@ -12,8 +12,7 @@ pub struct Discarded {
     pub freed_bytes: u64,
     /// Bytes of the range that belong to huge pages which reach beyond it: those pages stay, with zeros here.
     pub zeroed_bytes: u64,
-    /// Bytes of the range that were left as they are, because a device has pinned their pages. None where the kernel
-    /// resolves the faults: it knows of no pins.
+    /// Bytes of the range that were left as they are, because a device has pinned their pages.
     pub pinned_bytes: u64,
 }
 

@@ -42,6 +42,7 @@ mod name;
 mod numa;
 mod order;
 pub mod pgtable;
+mod pinned;
 mod planted;
 pub mod pool;
 mod prefault;
@@ -76,6 +77,7 @@ pub use mm::{
     MmConfig, MmReport, MmStats, Shrunk, Usage, VmaReport,
 };
 pub use numa::NumaError;
+pub use pinned::{RamPin, RamPinError};
 pub use ram::{GuestRam, HostAddress};
 pub use region::{GuestMemoryView, GuestRegion};
 pub use report::{RamReport, ReportError};

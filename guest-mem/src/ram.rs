@@ -13,6 +13,7 @@ use crate::backing::BASE_PAGE;
 use crate::discard::{self, FreeError, Zap};
 use crate::host::{self, Advice, Mapping};
 use crate::managed::Managed;
+use crate::pinned::Pins;
 use crate::report::Smaps;
 use crate::shared_hugetlb;
 use crate::{
@@ -37,6 +38,8 @@ pub struct GuestRam {
     /// Held by the one discard that runs, from before its start until after its end: a page found present stays so
     /// until its edge is zeroed. Above every lock that a subscriber's callback takes.
     pub(crate) discarding: Mutex<()>,
+    /// What a discard leaves alone, where the kernel resolves the faults.
+    pub(crate) pins: Arc<Pins>,
 }
 
 /// Who resolves the faults.
@@ -176,7 +179,7 @@ impl GuestRam {
     ///
     /// When this returns, the range reads as it did when the RAM was new: zeros, or the file's bytes. Pages of hugetlb
     /// that only partly lie in the range stay, and are zeroed there. Those that are freed go back to the pool, reserved
-    /// for this RAM again: a later touch finds one. (For a private backing the kernel renews the reservation itself,
+    /// for this RAM again: a later touch finds one. What is [pinned](Self::pin) is left as it is, and counted. (For a private backing the kernel renews the reservation itself,
     /// since Linux 6.9; before, another process may take the page.)
     ///
     /// Every subscriber of the [`owner`](Self::owner) has stopped using the range before a page goes. Not to be called in
@@ -198,7 +201,18 @@ impl GuestRam {
             Resolver::Underlay(managed) => return managed.mm().discard(range),
         };
         let _one_at_a_time = self.discarding.lock().unwrap_or_else(PoisonError::into_inner);
-        discard::discard(owner, self.range, self, self.backing.page_size(), range)
+        if !self.range.covers(range) {
+            return Err(DiscardError::OutOfRange { range, ram: self.range });
+        }
+        let discarding = self.pins.begin_discard(range);
+        let mut all = Discarded::default();
+        for part in &discarding.parts {
+            let done = discard::discard(owner, self.range, self, self.backing.page_size(), *part)?;
+            all.freed_bytes += done.freed_bytes;
+            all.zeroed_bytes += done.zeroed_bytes;
+        }
+        all.pinned_bytes = range.len() - all.freed_bytes - all.zeroed_bytes;
+        Ok(all)
     }
 
     /// How much of the memory is there.

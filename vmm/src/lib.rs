@@ -8,6 +8,7 @@ pub mod interrupt;
 pub mod kvm;
 pub mod machine;
 pub mod measure;
+pub mod memory;
 pub mod model;
 pub mod report;
 pub mod startup;
