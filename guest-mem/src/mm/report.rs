@@ -4,6 +4,8 @@
 //! So each number is true of each page at some moment, and the sums are exact when nothing changes meanwhile. Only what
 //! the pool holds is asked for block by block, under each block's lock in turn.
 
+#[cfg(feature = "serde")]
+mod json;
 mod text;
 
 use mmu_notifier::{AddressRange, PAGE_SIZE};
@@ -20,12 +22,12 @@ const SHARE_SHIFT: u32 = 12;
 
 /// One address space.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MmReport {
     /// Its number in this process.
     pub mm: u64,
     /// Its guest-physical addresses, in bytes.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "range"))]
+    #[cfg_attr(feature = "serde", serde(with = "json::range"))]
     pub range: AddressRange,
     /// What the pool holds of the host for it, in bytes: mapped, zeroed ahead, or not returned yet.
     pub resident_bytes: u64,
@@ -38,6 +40,7 @@ pub struct MmReport {
     /// The VMAs, in address order.
     pub vmas: Vec<VmaReport>,
     /// Faults by what they were for and by what stood in their way.
+    #[cfg_attr(feature = "serde", serde(with = "json::faults"))]
     pub faults: Vec<FaultCount>,
     /// Threads that resolved its faults and were replaced, because they panicked or stalled.
     pub replaced_handlers: u64,
@@ -45,10 +48,10 @@ pub struct MmReport {
 
 /// One VMA.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VmaReport {
     /// Its guest-physical addresses, in bytes.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "range"))]
+    #[cfg_attr(feature = "serde", serde(with = "json::range"))]
     pub range: AddressRange,
     /// What it was called.
     pub name: Option<String>,
@@ -60,7 +63,7 @@ pub struct VmaReport {
 
 /// What is mapped in a range, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Usage {
     /// The range itself.
     pub size_bytes: u64,
@@ -169,16 +172,6 @@ impl Sum {
     fn done(self) -> Usage {
         Usage { pss_bytes: self.pss >> SHARE_SHIFT, ..self.usage }
     }
-}
-
-#[cfg(feature = "serde")]
-fn range<S: serde::Serializer>(range: &AddressRange, serializer: S) -> Result<S::Ok, S::Error> {
-    use serde::ser::SerializeStruct;
-
-    let mut fields = serializer.serialize_struct("AddressRange", 2)?;
-    fields.serialize_field("start", &range.start())?;
-    fields.serialize_field("bytes", &range.len())?;
-    fields.end()
 }
 
 #[cfg(all(test, not(loom)))]

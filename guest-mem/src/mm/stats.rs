@@ -4,7 +4,6 @@ use mmu_notifier::sync::Tally;
 
 /// What a fault came to, or met on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum FaultReason {
     /// A huge page was mapped.
     Huge,
@@ -103,7 +102,6 @@ impl FaultReason {
 
 /// One count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct FaultCount {
     /// Of what.
     pub reason: FaultReason,

@@ -8,7 +8,7 @@ use crate::rmap::{Mapping, MmId, Window};
 
 /// Whether a range may be mapped by huge pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum HugePolicy {
     /// 4 KiB pages only.
     #[default]
@@ -19,7 +19,7 @@ pub enum HugePolicy {
 
 /// What is asked for in a range, apart from its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VmaFlags {
     /// The guest may write; such pages are charged to the commit limit.
     pub writable: bool,

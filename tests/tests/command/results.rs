@@ -10,6 +10,7 @@ pub(crate) fn add_to(suite: &mut Suite) {
     suite.test("measure::json_has_every_promised_key", &[Need::Kvm], promised_keys);
     suite.test("measure::names_what_it_skips_and_how_to_enable_it", &[Need::Kvm], skips);
     suite.test("compare::of_a_result_with_itself_finds_nothing", &[Need::Kvm], compare_with_itself);
+    suite.test("measure::smaps_tells_the_memory_of_managed_ram", &[Need::Kvm, Need::ManagedFaults], smaps);
     suite.test("host::says_what_there_is", &[], host);
     suite.test("startup::reaches_the_guest", &[Need::Kvm], startup);
     suite.test("help::names_every_option", &[], help);
@@ -87,6 +88,29 @@ fn promised_keys() {
     assert_eq!(report["runs"][0]["resolved_by"], "kernel");
 }
 
+fn smaps() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("smaps");
+    let backings = "anonymous,managed_4kb";
+    let arguments =
+        ["measure", "--backing", backings, "--mem", "4M", "--samples", "1", "--json", "-", "--smaps"];
+
+    let finished = underlay(&[&arguments[..], &[path.to_str().unwrap()]].concat());
+
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let text = fs::read_to_string(path).unwrap();
+    let lines: Vec<_> =
+        text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines[0], "managed_4kb");
+    let vma = lines.iter().position(|line| line == "000100000000-000100400000 rwxs").unwrap();
+    assert_eq!(lines[vma + 1..vma + 4], ["Size: 4096 kB", "Rss: 4096 kB", "Pss: 4096 kB"]);
+    let report = json(&finished.stdout);
+    let memory = &report["runs"][1]["managed"]["memory"];
+    assert_eq!(memory["vmas"][0]["usage"]["pss_bytes"], 4 << 20);
+    assert_eq!(memory["faults"]["base"], report["runs"][1]["managed"]["faults"]["base"]);
+    assert_eq!(report["runs"][0]["managed"], Value::Null);
+}
+
 fn skips() {
     let finished = underlay(&["measure", "--mem", "4K", "--samples", "1"]);
 
@@ -153,6 +177,7 @@ fn help() {
         "--seed",
         "--json",
         "--csv",
+        "--smaps",
         "--samples-out",
         "--fault-around",
         "--fault-around-huge",

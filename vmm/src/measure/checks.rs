@@ -173,7 +173,7 @@ fn managed_checks(managed: &ManagedSample) -> [Check; 3] {
     let lost = [FaultReason::GaveUp, FaultReason::Failed, FaultReason::FillFailed, FaultReason::FillLate];
     let lost_text: Vec<_> =
         lost.iter().map(|reason| format!("{} {}", reason.name(), managed.faults.of(*reason))).collect();
-    let replaced = managed.replaced_handlers;
+    let replaced = managed.memory.replaced_handlers;
     let detail = format!("{}, handlers replaced {replaced}", lost_text.join(", "));
     let resolved = check("managed_faults_resolved", managed.count(&lost) + replaced == 0, detail);
 

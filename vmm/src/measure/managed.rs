@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guest_mem::{FaultReason, GuestRam, Mm, MmStats, pgtable};
+use guest_mem::{FaultReason, GuestRam, Mm, MmReport, MmStats, pgtable};
 use hdrhistogram::CreationError;
 
 use super::{Stages, stages::SlowTouches};
@@ -28,8 +28,8 @@ pub struct ManagedSample {
     pub zeroed_at_take: u64,
     /// How long the guest was kept waiting, before anything was timed, for the stock to be zeroed.
     pub stock_wait: Duration,
-    /// Handlers that panicked or stalled, and were replaced.
-    pub replaced_handlers: u64,
+    /// What its memory looks like after both passes.
+    pub memory: MmReport,
     /// What the time of its faults went into; `None` where not every touch was kept, or where the guest's counter and
     /// the host's do not count alike.
     pub stages: Option<Stages>,
@@ -67,7 +67,7 @@ impl ManagedSample {
             stock_hits: pool.stock_hits,
             zeroed_at_take: pool.zeroed_at_take,
             stock_wait,
-            replaced_handlers: ram.replaced_handlers(),
+            memory: MmReport { replaced_handlers: ram.replaced_handlers(), ..mm.report() },
             stages: touches.map(|touches| touches.stages(&traced)).transpose()?,
         })
     }

@@ -181,6 +181,7 @@ fn summarize_managed(
         zeroed_in_fault: shown.zeroed_at_take,
         stock_wait_ns: whole_ns(shown.stock_wait),
         stages: stage_times(samples, tsc_khz)?,
+        memory: Some(shown.memory.clone()),
     })
 }
 

@@ -168,6 +168,7 @@ pub(super) fn managed() -> Run {
                 resume_ns: latency(25_000.0),
                 clock_error_ns: 1_250.0,
             }),
+            memory: None,
         }),
         ..hugetlb()
     }

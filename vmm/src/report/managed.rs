@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use guest_mem::{BLOCK_SIZE, ManagedConfig, Stock, Waiting};
+use guest_mem::{BLOCK_SIZE, ManagedConfig, MmReport, Stock, Waiting};
 use mmu_notifier::PAGE_SIZE;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,9 @@ pub struct Managed {
     /// What the time of its faults went into; `null` where that was not to be had: of so many touches that they were
     /// only counted, or where the guest's time stamp counter and the host's do not count alike.
     pub stages: Option<StageTimes>,
+    /// What its memory looked like after both passes, as `--smaps` shows it; `null` in reports of earlier versions.
+    #[serde(default)]
+    pub memory: Option<MmReport>,
 }
 
 /// How a managed RAM is run.

@@ -12,6 +12,7 @@ mod ratio;
 mod samples;
 mod schema;
 mod setup;
+mod smaps;
 mod startup;
 mod stats;
 mod table;
@@ -29,6 +30,7 @@ pub use schema::{
     Check, Host, HostFaults, KvmFaults, Latency, Mapped, Pool, Report, Run, SCHEMA, SLOW_NS, Skipped, Spread,
 };
 pub use setup::Setup;
+pub use smaps::write_smaps;
 pub use startup::{StartupReport, write_startup};
 pub(crate) use stats::nanoseconds;
 pub use stats::{median_index, ticks_to_ns};

@@ -28,7 +28,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Let a real guest touch its RAM and measure every fault, on every backing that this host offers
-    Measure(MeasureArgs),
+    Measure(Box<MeasureArgs>),
     /// Show two results of `measure --json` side by side
     Compare(CompareArgs),
     /// Show what this host offers: KVM, second stage, backings, huge pages, userfaultfd, tracepoints
@@ -88,6 +88,10 @@ pub(crate) struct MeasureArgs {
     /// Write one line for each backing as CSV
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: Option<PathBuf>,
+    /// Write what each managed backing's memory looked like after its median sample, by VMA: size, resident, mapped huge,
+    /// proportional share (PSS), faults by reason; in the manner of /proc/PID/smaps. As JSON it is in --json
+    #[arg(long, value_name = "FILE")]
+    pub(crate) smaps: Option<PathBuf>,
     /// Write every touch of the counted samples as CSV: backing, sample, vCPU, pass, order, GPA, nanoseconds. All of them
     /// when the measurement is done, or none: for a pipe they are kept in a temporary file ($TMPDIR) until then
     #[arg(long, value_name = "FILE")]

@@ -1,6 +1,10 @@
 use std::{num::NonZeroU32, time::Duration};
 
-use guest_mem::{FaultCount, MmStats, pgtable};
+use guest_mem::{
+    FaultCount, Mm, MmConfig, MmReport, MmStats, pgtable,
+    pool::{FramePool, PoolConfig, PoolMemory},
+};
+use mmu_notifier::AddressRange;
 
 use super::*;
 use crate::{
@@ -56,9 +60,17 @@ fn good_managed() -> ManagedSample {
         stock_hits: PAGES,
         zeroed_at_take: 0,
         stock_wait: Duration::ZERO,
-        replaced_handlers: 0,
+        memory: untouched(),
         stages: None,
     }
+}
+
+/// What an address space looks like that nobody has touched.
+fn untouched() -> MmReport {
+    let size = "4M".parse().unwrap();
+    let pool = FramePool::new(&PoolConfig::new(PoolMemory::None, size)).unwrap();
+    let range = AddressRange::new(0, size.bytes()).unwrap();
+    Mm::modelled(MmConfig::new(range), &pool).unwrap().report()
 }
 
 /// The names of the checks that fail when `spoil` has been at a good sample.
@@ -101,7 +113,7 @@ fn each_check_of_a_managed_sample_fails_when_its_figures_disagree() {
     assert_eq!(with(|managed| managed.handled = Some(PAGES)), ["managed_faults_counted"]);
     assert_eq!(with(|managed| managed.handled = None), [""; 0]);
     assert_eq!(with(|managed| managed.mapped.base -= 1), ["managed_mapping_adds_up"]);
-    assert_eq!(with(|managed| managed.replaced_handlers = 1), ["managed_faults_resolved"]);
+    assert_eq!(with(|managed| managed.memory.replaced_handlers = 1), ["managed_faults_resolved"]);
     assert_eq!(with_count(FaultReason::GaveUp), ["managed_faults_resolved"]);
     assert_eq!(with_count(FaultReason::FillLate), ["managed_faults_resolved"]);
     assert_eq!(with_count(FaultReason::Failed), ["managed_faults_counted", "managed_faults_resolved"]);

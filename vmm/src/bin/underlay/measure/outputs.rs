@@ -22,6 +22,7 @@ use crate::{
 pub(super) struct Outputs {
     json: Option<Output>,
     csv: Option<Output>,
+    smaps: Option<Output>,
     touches: Option<Output>,
     /// A result on stdout takes the place of the tables.
     tables: bool,
@@ -34,14 +35,15 @@ impl Outputs {
         let all = [
             ("--json", of(&args.json)?),
             ("--csv", of(&args.csv)?),
+            ("--smaps", of(&args.smaps)?),
             ("--samples-out", of(&args.samples_out)?),
         ];
         check_clashes(&all)?;
         check_backings(&all, &args.backing)?;
         let tables = !given(&all).any(|(_, destination)| destination.is_stdout());
-        let [json, csv, touches] = all
+        let [json, csv, smaps, touches] = all
             .map(|(_, destination)| destination.map(|destination| destination.open(interrupt)).transpose());
-        Ok(Self { json: json?, csv: csv?, touches: touches?, tables })
+        Ok(Self { json: json?, csv: csv?, smaps: smaps?, touches: touches?, tables })
     }
 
     /// What every touch is written with, if that was asked for.
@@ -66,6 +68,9 @@ impl Outputs {
         }
         if let Some(csv) = self.csv {
             csv.write(|mut out| report::write_csv(report, &mut out))?;
+        }
+        if let Some(smaps) = self.smaps {
+            smaps.write(|mut out| report::write_smaps(&report.runs, &mut out))?;
         }
         if self.tables {
             print(|mut out| report::write_tables(report, terminal_width(), &mut out))
