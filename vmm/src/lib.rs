@@ -12,3 +12,4 @@ pub mod memory;
 pub mod model;
 pub mod report;
 pub mod startup;
+pub mod virtio;
