@@ -8,6 +8,12 @@
 )]
 
 mod capabilities;
+mod cpu_features;
+mod cpuid;
+mod entry;
+mod exit;
+mod guest_io;
+mod irqchip;
 mod poison;
 mod second_stage;
 mod stats;
@@ -16,11 +22,16 @@ mod vcpu;
 mod vm;
 
 pub use capabilities::{Capability, capabilities};
+pub use cpu_features::{CpuFeature, ParseCpuFeatureError};
+pub use cpuid::CpuConfig;
+pub use entry::{EntryState, KernelEntry};
+pub use exit::{EMULATION_FAILURE, Exit, InstructionBytes, Registers};
+pub use guest_io::GuestIo;
 pub use poison::handle_poison;
 pub use second_stage::{SecondStage, Vendor};
 pub use stats::{Base, Descriptor, Kind, Snapshot, Stats, StatsError, Unit};
 pub use stop::{StopHandle, StopSignal};
-pub use vcpu::{EntryState, Exit, Registers, Vcpu, VcpuError};
+pub use vcpu::{Vcpu, VcpuError};
 pub use vm::{CreateVmError, MemorySlot, Vm, VmError};
 
 use std::io;

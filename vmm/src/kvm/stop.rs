@@ -73,6 +73,13 @@ impl StopHandle {
         }
     }
 
+    /// Takes the request back; the vCPU may enter KVM_RUN again. The caller sees to it that it does not take back a
+    /// request that came meanwhile: both under one lock.
+    pub fn clear(&self) {
+        // It orders nothing: what was asked is told under the callers' lock.
+        self.requested.store(false, Ordering::Relaxed);
+    }
+
     /// Whether somebody asked this vCPU to stop.
     #[must_use]
     pub fn is_requested(&self) -> bool {

@@ -1,23 +1,31 @@
 //! A vCPU: its state at entry, KVM_RUN, and why it came back.
 
-use std::{fmt, io, num::NonZeroU32, ptr, sync::Arc};
+use std::{io, num::NonZeroU32, ops::ControlFlow, ptr, sync::Arc};
 
-use kvm_bindings::{CpuId, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_msr_entry};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
 use super::{
-    Stats, StatsError,
+    CpuFeature, EntryState, Exit, GuestIo, KernelEntry, Registers, Stats, StatsError,
+    exit::internal_error,
+    guest_io::answer,
     poison::Guarded,
     stats,
     stop::{Armed, StopHandle},
     vm::SlotMemory,
 };
 
-const CR0_PE_MP_ET_NE_WP_PG: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
-const EFER_LME_LMA_NXE: u64 = 1 << 8 | 1 << 10 | 1 << 11;
-/// Bit 1 of RFLAGS is always set; everything else, interrupts included, is off.
-const RFLAGS_RESERVED: u64 = 1 << 1;
+/// IA32_MISC_ENABLE, and its one bit that a kernel expects set.
+const MISC_ENABLE: u32 = 0x1a0;
+const FAST_STRINGS: u64 = 1;
+/// IA32_MTRR_DEF_TYPE: on, and all memory write-back that no range says otherwise of.
+const MTRR_DEF_TYPE: u32 = 0x2ff;
+const MTRR_ON_WRITE_BACK: u64 = 1 << 11 | 6;
+/// Registers of the local APIC, and how its pins deliver.
+const LVT_LINT0: usize = 0x350;
+const LVT_LINT1: usize = 0x360;
+const MODE_NMI: u32 = 4 << 8;
+const MODE_EXTINT: u32 = 7 << 8;
 
 /// One virtual CPU. Run it on one thread.
 #[derive(Debug)]
@@ -26,101 +34,6 @@ pub struct Vcpu {
     stop: StopHandle,
     /// Dropped after the descriptor.
     _memory: Arc<SlotMemory>,
-}
-
-/// The state in which a vCPU starts: 64-bit mode at privilege level 3, so that its code runs natively also where
-/// KVM emulates level 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryState {
-    /// The first instruction, a guest-virtual address.
-    pub rip: u64,
-    /// The first argument of the guest's code, in RDI.
-    pub rdi: u64,
-    /// The top-level page table, guest-physical and 4 KiB-aligned.
-    pub cr3: u64,
-}
-
-/// The registers that say where a guest is.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Registers {
-    /// General registers, RIP and RFLAGS, as KVM gives them.
-    pub general: kvm_regs,
-    /// The address of the last page fault.
-    pub cr2: u64,
-    /// The top-level page table.
-    pub cr3: u64,
-}
-
-/// Why KVM_RUN came back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// The guest wrote to an address without memory.
-    MmioWrite {
-        /// Guest-physical address.
-        address: u64,
-        /// The value, zero-extended.
-        value: u64,
-    },
-    /// The guest read from an address without memory.
-    MmioRead {
-        /// Guest-physical address.
-        address: u64,
-    },
-    /// A signal, or a request to stop.
-    Interrupted,
-    /// The guest touched memory that is lost for good: poisoned, by a fault of the hardware or by who runs the memory.
-    Poisoned {
-        /// The host address of the page.
-        address: u64,
-    },
-    /// The guest took a fault while it had no way to handle one: a triple fault.
-    Shutdown,
-    /// KVM could not go on: an instruction that it cannot emulate, for one.
-    InternalError {
-        /// KVM's number for the reason; 1 is an emulation failure.
-        suberror: u32,
-    },
-    /// The processor refused the vCPU's state.
-    FailEntry {
-        /// The processor's number for the reason.
-        reason: u64,
-    },
-    /// KVM found no host page behind a guest address.
-    MemoryFault {
-        /// Guest-physical address.
-        address: u64,
-    },
-    /// An exit that no guest of ours causes, by its KVM_EXIT number or name.
-    Other(&'static str),
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::MmioWrite { address, .. } => {
-                write!(f, "it wrote {address:#x}, where there is no memory")
-            }
-            Self::MmioRead { address } => {
-                write!(f, "it read {address:#x}, where there is no memory")
-            }
-            Self::Interrupted => f.write_str("it was interrupted"),
-            Self::Poisoned { address } => {
-                write!(f, "it touched a page that is poisoned, at the host's {address:#x}")
-            }
-            Self::Shutdown => f.write_str("triple fault (it has no handler, so its first fault is its last)"),
-            Self::InternalError { suberror: 1 } => f.write_str("KVM cannot emulate its next instruction"),
-            Self::InternalError { suberror } => {
-                write!(f, "KVM internal error, suberror {suberror}")
-            }
-            Self::FailEntry { reason } => {
-                write!(f, "the processor refused its state, reason {reason:#x}")
-            }
-            Self::MemoryFault { address } => {
-                write!(f, "the host has no page for guest address {address:#x}")
-            }
-            Self::Other(name) => f.write_str(name),
-        }
-    }
 }
 
 /// Why a vCPU could not be made or run.
@@ -157,10 +70,62 @@ impl Vcpu {
     /// [`VcpuError`] with the ioctl that failed.
     pub fn set_entry_state(&mut self, entry: EntryState) -> Result<(), VcpuError> {
         let sregs = self.fd.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
-        self.fd.set_sregs(&user_mode(&sregs, entry.cr3)).map_err(failed("KVM_SET_SREGS"))?;
-        let regs =
-            kvm_regs { rip: entry.rip, rdi: entry.rdi, rflags: RFLAGS_RESERVED, ..kvm_regs::default() };
-        self.fd.set_regs(&regs).map_err(failed("KVM_SET_REGS"))
+        self.fd.set_sregs(&entry.sregs(&sregs)).map_err(failed("KVM_SET_SREGS"))?;
+        self.fd.set_regs(&entry.regs()).map_err(failed("KVM_SET_REGS"))
+    }
+
+    /// Lets the vCPU start a kernel: the boot vCPU only.
+    ///
+    /// # Errors
+    /// [`VcpuError`] with the ioctl that failed.
+    pub fn set_kernel_entry(&mut self, entry: KernelEntry) -> Result<(), VcpuError> {
+        let sregs = self.fd.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
+        self.fd.set_sregs(&entry.sregs(&sregs)).map_err(failed("KVM_SET_SREGS"))?;
+        self.fd.set_regs(&entry.regs()).map_err(failed("KVM_SET_REGS"))
+    }
+
+    /// What a PC's firmware leaves to a kernel: memory types, and the pins of the local APIC.
+    pub(super) fn set_up_for_kernel(&self) -> Result<(), VcpuError> {
+        let msr = |index, data| kvm_msr_entry { index, data, ..kvm_msr_entry::default() };
+        let wanted = [msr(MISC_ENABLE, FAST_STRINGS), msr(MTRR_DEF_TYPE, MTRR_ON_WRITE_BACK)];
+        let refused = |source| VcpuError { call: "KVM_SET_MSRS", source };
+        let msrs = Msrs::from_entries(&wanted).map_err(|_| refused(io::ErrorKind::OutOfMemory.into()))?;
+        if self.fd.set_msrs(&msrs).map_err(failed("KVM_SET_MSRS"))? != wanted.len() {
+            return Err(refused(io::Error::other("KVM did not take all of them")));
+        }
+        let mut lapic = self.fd.get_lapic().map_err(failed("KVM_GET_LAPIC"))?;
+        for (register, mode) in [(LVT_LINT0, MODE_EXTINT), (LVT_LINT1, MODE_NMI)] {
+            for (to, from) in lapic.regs[register..].iter_mut().zip(mode.to_le_bytes()) {
+                *to = from.cast_signed();
+            }
+        }
+        self.fd.set_lapic(&lapic).map_err(failed("KVM_SET_LAPIC"))
+    }
+
+    /// Those of `masked` that CPUID shows all the same: some KVMs let the hardware's bits through.
+    ///
+    /// # Errors
+    /// [`VcpuError`] with the ioctl that failed.
+    pub fn still_shown(&self, masked: &[CpuFeature]) -> Result<Vec<CpuFeature>, VcpuError> {
+        if masked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let cpuid = self.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_CPUID2"))?;
+        Ok(masked.iter().copied().filter(|feature| feature.is_in(cpuid.as_slice())).collect())
+    }
+
+    /// The guest-physical address of the guest-virtual `address`, by the page tables that this vCPU uses now.
+    #[must_use]
+    pub fn translate(&self, address: u64) -> Option<u64> {
+        let found = self.fd.translate_gva(address).ok()?;
+        (found.valid != 0).then_some(found.physical_address)
+    }
+
+    /// Tells the guest's clock that the guest was paused, so that it finds no lockup. Of no use to guests without one.
+    pub fn note_pause(&self) {
+        if let Err(errno) = self.fd.kvmclock_ctrl() {
+            log::debug!("the guest's clock does not know of the pause: {errno}");
+        }
     }
 
     /// Runs the guest until something happens that KVM does not handle itself.
@@ -170,13 +135,54 @@ impl Vcpu {
     /// # Errors
     /// [`VcpuError`] when KVM_RUN itself failed.
     pub fn run(&mut self) -> Result<Exit, VcpuError> {
+        self.guarded(|vcpu| {
+            let left = match vcpu.fd.run() {
+                Ok(VcpuExit::MmioWrite(address, data)) => {
+                    let mut value = [0; 8];
+                    value[..data.len()].copy_from_slice(data);
+                    return Ok(Exit::MmioWrite { address, value: u64::from_le_bytes(value) });
+                }
+                Ok(VcpuExit::MmioRead(address, _)) => return Ok(Exit::MmioRead { address }),
+                Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => return Ok(Exit::Other("KVM_EXIT_IO")),
+                Ok(exit) => Ok(Left::of(&exit)),
+                Err(errno) => Err(errno.into()),
+            };
+            vcpu.explain(left)
+        })
+    }
+
+    /// The same, and lets `io` answer what the guest does to devices.
+    ///
+    /// # Errors
+    /// [`VcpuError`] when KVM_RUN itself failed.
+    pub fn run_with(&mut self, io: &mut dyn GuestIo) -> Result<Exit, VcpuError> {
+        self.guarded(|vcpu| {
+            loop {
+                let left = match vcpu.fd.run() {
+                    Ok(exit) => match answer(exit, io) {
+                        Ok(ControlFlow::Continue(())) => continue,
+                        Ok(ControlFlow::Break(())) => return Ok(Exit::Device),
+                        Err(exit) => Ok(Left::of(&exit)),
+                    },
+                    Err(errno) => Err(errno.into()),
+                };
+                return vcpu.explain(left);
+            }
+        })
+    }
+
+    /// Calls `enter`, unless a stop was asked for, and turns the host's signals into exits meanwhile.
+    fn guarded(
+        &mut self,
+        enter: impl FnOnce(&mut Self) -> Result<Exit, VcpuError>,
+    ) -> Result<Exit, VcpuError> {
         let immediate_exit = ptr::from_mut(&mut self.fd.get_kvm_run().immediate_exit);
         // SAFETY: `kvm_run` is mapped as long as `self.fd` lives, and `armed` is dropped before this call returns. The
         // handler writes on this thread, by a volatile store, while KVM_RUN is being entered or running: the kernel
         // may write to that page then too, so no reference into it that `VcpuFd::run` makes can be relied on meanwhile.
         let armed = unsafe { Armed::new(immediate_exit) };
         let guarded = Guarded::new();
-        let exit = if self.stop.is_requested() { Ok(Exit::Interrupted) } else { self.enter() };
+        let exit = if self.stop.is_requested() { Ok(Exit::Interrupted) } else { enter(self) };
         drop(armed);
         match guarded.poisoned() {
             Some(address) => Ok(Exit::Poisoned { address }),
@@ -184,34 +190,14 @@ impl Vcpu {
         }
     }
 
-    fn enter(&mut self) -> Result<Exit, VcpuError> {
-        let exit = match self.fd.run() {
-            Ok(VcpuExit::MmioWrite(address, data)) => {
-                let mut value = [0; 8];
-                value[..data.len()].copy_from_slice(data);
-                Exit::MmioWrite { address, value: u64::from_le_bytes(value) }
-            }
-            Ok(VcpuExit::MmioRead(address, _)) => Exit::MmioRead { address },
-            Ok(VcpuExit::Intr) => Exit::Interrupted,
-            Ok(VcpuExit::Shutdown) => Exit::Shutdown,
-            Ok(VcpuExit::FailEntry(reason, _)) => Exit::FailEntry { reason },
-            Ok(VcpuExit::MemoryFault { gpa, .. }) => Exit::MemoryFault { address: gpa },
-            Ok(VcpuExit::InternalError) => Exit::InternalError { suberror: self.suberror() },
-            Ok(VcpuExit::Hlt) => Exit::Other("KVM_EXIT_HLT"),
-            Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => Exit::Other("KVM_EXIT_IO"),
-            Ok(VcpuExit::Debug(_)) => Exit::Other("KVM_EXIT_DEBUG"),
-            Ok(_) => Exit::Other("an exit that no guest of underlay's causes"),
-            Err(errno) if errno.errno() == libc::EINTR => Exit::Interrupted,
-            Err(errno) => return Err(failed("KVM_RUN")(errno)),
-        };
-        Ok(exit)
-    }
-
-    fn suberror(&mut self) -> u32 {
-        let run = self.fd.get_kvm_run();
-        // SAFETY: the exit reason is KVM_EXIT_INTERNAL_ERROR, so this is the field that the kernel filled; it is
-        // plain data, valid whatever its bytes.
-        unsafe { run.__bindgen_anon_1.internal.suberror }
+    /// What it means that KVM_RUN came back so.
+    fn explain(&mut self, left: io::Result<Left>) -> Result<Exit, VcpuError> {
+        match left {
+            Ok(Left::Known(exit)) => Ok(exit),
+            Ok(Left::InternalError) => Ok(internal_error(self.fd.get_kvm_run())),
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => Ok(Exit::Interrupted),
+            Err(source) => Err(VcpuError { call: "KVM_RUN", source }),
+        }
     }
 
     /// The handle with which another thread stops this vCPU.
@@ -251,38 +237,23 @@ impl Vcpu {
     }
 }
 
-/// `reset` changed to 64-bit mode at privilege level 3, with the page tables at `cr3` and no interrupt handler.
-fn user_mode(reset: &kvm_sregs, cr3: u64) -> kvm_sregs {
-    let segment = |selector: u16, type_: u8, long: u8| kvm_segment {
-        base: 0,
-        limit: u32::MAX,
-        selector,
-        type_,
-        present: 1,
-        dpl: 3,
-        db: 1 - long,
-        s: 1,
-        l: long,
-        g: 1,
-        ..kvm_segment::default()
-    };
-    let (code, data) = (segment(0x33, 0xb, 1), segment(0x2b, 0x3, 0));
-    kvm_sregs {
-        cs: code,
-        ds: data,
-        es: data,
-        fs: data,
-        gs: data,
-        ss: data,
-        // A busy 64-bit task-state segment: processors with EPT check it on entry, nothing ever uses it.
-        tr: kvm_segment { limit: 0x67, selector: 0x40, type_: 0xb, present: 1, ..kvm_segment::default() },
-        ldt: kvm_segment { unusable: 1, ..kvm_segment::default() },
-        gdt: kvm_dtable::default(),
-        idt: kvm_dtable::default(),
-        cr0: CR0_PE_MP_ET_NE_WP_PG,
-        cr3,
-        cr4: CR4_PAE,
-        efer: EFER_LME_LMA_NXE,
-        ..*reset
+/// An exit that is none of I/O, without its borrow of the vCPU.
+enum Left {
+    Known(Exit),
+    InternalError,
+}
+
+impl Left {
+    const fn of(exit: &VcpuExit<'_>) -> Self {
+        Self::Known(match *exit {
+            VcpuExit::Intr => Exit::Interrupted,
+            VcpuExit::Shutdown => Exit::Shutdown,
+            VcpuExit::FailEntry(reason, _) => Exit::FailEntry { reason },
+            VcpuExit::MemoryFault { gpa, .. } => Exit::MemoryFault { address: gpa },
+            VcpuExit::InternalError => return Self::InternalError,
+            VcpuExit::Hlt => Exit::Other("KVM_EXIT_HLT"),
+            VcpuExit::Debug(_) => Exit::Other("KVM_EXIT_DEBUG"),
+            _ => Exit::Other("an exit that no guest of underlay's causes"),
+        })
     }
 }

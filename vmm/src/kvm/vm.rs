@@ -13,7 +13,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 
-use super::{Kvm, Stats, StatsError, Vcpu, VcpuError, stats};
+use super::{CpuConfig, Kvm, Stats, StatsError, Vcpu, VcpuError, cpuid, stats};
 
 /// KVM_CAP_GUEST_MEMFD of the kernel's interface.
 pub(super) const CAP_GUEST_MEMFD: u32 = 234;
@@ -31,7 +31,7 @@ const CREATE_VM_TRIES: u32 = 16;
 /// A virtual machine. Its guest memory stays mapped as long as it or any of its vCPUs lives.
 #[derive(Debug)]
 pub struct Vm {
-    fd: VmFd,
+    pub(super) fd: VmFd,
     cpuid: CpuId,
     memory: Arc<SlotMemory>,
 }
@@ -102,6 +102,15 @@ pub enum VmError {
         wanted: usize,
         /// KVM_CAP_MAX_VCPUS.
         limit: usize,
+    },
+    /// The interrupt controllers, or an event of theirs, were refused.
+    #[error("{call} failed")]
+    Irqchip {
+        /// The ioctl.
+        call: &'static str,
+        /// What it returned.
+        #[source]
+        source: io::Error,
     },
     /// A vCPU could not be made.
     #[error("cannot make vCPU {id}")]
@@ -229,13 +238,35 @@ impl Vm {
     /// # Errors
     /// [`VmError::TooManyVcpus`] or [`VmError::Vcpu`].
     pub fn create_vcpu(&self, id: u32) -> Result<Vcpu, VmError> {
+        self.create_vcpu_of(id, &self.cpuid)
+    }
+
+    /// Makes vCPU number `id` of those that `config` speaks of, for a kernel: with CPUID to match, and a local APIC that
+    /// takes the PICs' interrupts and NMIs, as a PC's firmware leaves it. The [irqchip](Self::create_irqchip) is there.
+    ///
+    /// # Errors
+    /// [`VmError::TooManyVcpus`] or [`VmError::Vcpu`].
+    pub fn create_kernel_vcpu(&self, id: u32, config: &CpuConfig) -> Result<Vcpu, VmError> {
+        let deadline = self.fd.check_extension(kvm_ioctls::Cap::TscDeadlineTimer);
+        let entries = cpuid::for_vcpu(self.cpuid.as_slice(), config, id, deadline);
+        let refused = |source| VmError::Vcpu { id, source };
+        let cpuid = CpuId::from_entries(&entries).map_err(|_| {
+            let source = io::Error::from(io::ErrorKind::OutOfMemory);
+            refused(VcpuError { call: "KVM_SET_CPUID2", source })
+        })?;
+        let vcpu = self.create_vcpu_of(id, &cpuid)?;
+        vcpu.set_up_for_kernel().map_err(refused)?;
+        Ok(vcpu)
+    }
+
+    fn create_vcpu_of(&self, id: u32, cpuid: &CpuId) -> Result<Vcpu, VmError> {
         let limit = self.fd.check_extension_int(kvm_ioctls::Cap::MaxVcpus);
         let limit = usize::try_from(limit).unwrap_or(0);
         if id as usize >= limit {
             return Err(VmError::TooManyVcpus { wanted: id as usize + 1, limit });
         }
         let memory = Arc::clone(&self.memory);
-        Vcpu::create(&self.fd, id, &self.cpuid, memory).map_err(|source| VmError::Vcpu { id, source })
+        Vcpu::create(&self.fd, id, cpuid, memory).map_err(|source| VmError::Vcpu { id, source })
     }
 
     /// The VM's own binary statistics.
