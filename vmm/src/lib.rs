@@ -2,10 +2,12 @@
 //!
 //! Guest memory comes from [`guest_mem`]; KVM's ioctls are all in [`kvm`].
 
+pub mod api;
 pub mod driver;
 pub mod host;
 pub mod interrupt;
 pub mod kvm;
+pub mod logging;
 pub mod machine;
 pub mod measure;
 pub mod memory;

@@ -1,0 +1,176 @@
+//! The configuration of a microVM that has not started: one setter a resource, each of which takes a value or says why
+//! not, and leaves everything as it was then.
+
+use super::{
+    VmConfig,
+    schema::{
+        Balloon, BootSource, Drive, Entropy, MachineConfig, MachineConfigUpdate, NetworkInterface, Refused,
+    },
+};
+
+/// A configuration in the making, in which everything by itself and all of it together has been looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Configuration {
+    config: VmConfig,
+}
+
+/// A value of a document that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misplaced {
+    /// The section, and the number of the element in it if it is a list.
+    pub section: (&'static str, Option<usize>),
+    /// What is wrong with it.
+    pub refused: Refused,
+}
+
+impl Configuration {
+    /// All of a document at once, or all that is wrong with it.
+    ///
+    /// # Errors
+    /// One [`Misplaced`] for each section or element that was not taken.
+    pub fn of(document: VmConfig) -> Result<Self, Vec<Misplaced>> {
+        let VmConfig { balloon, drives, boot_source, machine_config, network_interfaces, entropy, .. } =
+            document;
+        let mut new = Self {
+            config: VmConfig { logger: document.logger, metrics: document.metrics, ..VmConfig::default() },
+        };
+        let mut wrong = Vec::new();
+        let mut note = |section, index, result: Result<(), Refused>| {
+            wrong.extend(result.err().map(|refused| Misplaced { section: (section, index), refused }));
+        };
+        // Memory before the balloon, which is held against it.
+        note("machine-config", None, new.set_machine_config(machine_config));
+        if let Some(boot_source) = boot_source {
+            note("boot-source", None, new.set_boot_source(boot_source));
+        }
+        for (index, drive) in drives.into_iter().enumerate() {
+            let again = new.config.drives.iter().any(|other| other.drive_id == drive.drive_id);
+            let taken = if again { Err(twice("drive_id", &drive.drive_id)) } else { new.set_drive(drive) };
+            note("drives", Some(index), taken);
+        }
+        for (index, interface) in network_interfaces.into_iter().enumerate() {
+            let again =
+                new.config.network_interfaces.iter().any(|other| other.iface_id == interface.iface_id);
+            let taken = if again {
+                Err(twice("iface_id", &interface.iface_id))
+            } else {
+                new.set_network_interface(interface)
+            };
+            note("network-interfaces", Some(index), taken);
+        }
+        if let Some(balloon) = balloon {
+            note("balloon", None, new.set_balloon(balloon));
+        }
+        if let Some(entropy) = entropy {
+            note("entropy", None, new.set_entropy(entropy));
+        }
+        if wrong.is_empty() { Ok(new) } else { Err(wrong) }
+    }
+
+    /// What was configured.
+    #[must_use]
+    pub const fn config(&self) -> &VmConfig {
+        &self.config
+    }
+
+    /// What was configured, to note what has changed since the start.
+    pub(super) const fn config_mut(&mut self) -> &mut VmConfig {
+        &mut self.config
+    }
+
+    pub(super) fn set_boot_source(&mut self, source: BootSource) -> Result<(), Refused> {
+        source.check()?;
+        self.config.boot_source = Some(source);
+        Ok(())
+    }
+
+    pub(super) fn set_machine_config(&mut self, machine: MachineConfig) -> Result<(), Refused> {
+        machine.check()?;
+        if let Some(balloon) = &self.config.balloon
+            && u64::from(balloon.amount_mib) > machine.mem_size_mib
+        {
+            return Err(Refused::new(
+                "mem_size_mib",
+                format!("is less than the balloon's {}", balloon.amount_mib),
+            ));
+        }
+        self.config.machine_config = machine;
+        Ok(())
+    }
+
+    pub(super) fn update_machine_config(&mut self, update: MachineConfigUpdate) -> Result<(), Refused> {
+        if update == MachineConfigUpdate::default() {
+            return Err(Refused::new("vcpu_count", "nothing is changed: name a field"));
+        }
+        self.set_machine_config(update.apply(&self.config.machine_config))
+    }
+
+    pub(super) fn set_balloon(&mut self, balloon: Balloon) -> Result<(), Refused> {
+        check_balloon(&self.config, balloon.amount_mib)?;
+        self.config.balloon = Some(balloon);
+        Ok(())
+    }
+
+    /// Adds `drive`, or puts it in the place of the one of its name. The root device is the first.
+    pub(super) fn set_drive(&mut self, drive: Drive) -> Result<(), Refused> {
+        drive.check()?;
+        let drives = &mut self.config.drives;
+        let another = |other: &&Drive| other.drive_id != drive.drive_id && other.is_root_device;
+        if let Some(root) = drives.iter().find(another).filter(|_| drive.is_root_device) {
+            return Err(Refused::new(
+                "is_root_device",
+                format!("the root device is {:?} already", root.drive_id),
+            ));
+        }
+        let old = drives.iter().position(|other| other.drive_id == drive.drive_id);
+        let place = if drive.is_root_device { 0 } else { old.unwrap_or(drives.len()) };
+        if let Some(old) = old {
+            drives.remove(old);
+        }
+        drives.insert(place, drive);
+        Ok(())
+    }
+
+    /// Adds `interface`, or puts it in the place of the one of its name.
+    pub(super) fn set_network_interface(&mut self, interface: NetworkInterface) -> Result<(), Refused> {
+        interface.check()?;
+        let interfaces = &mut self.config.network_interfaces;
+        let others = || interfaces.iter().filter(|other| other.iface_id != interface.iface_id);
+        if let Some(mac) = interface.guest_mac
+            && let Some(other) = others().find(|other| other.guest_mac == Some(mac))
+        {
+            return Err(Refused::new("guest_mac", format!("{mac} is that of {:?} already", other.iface_id)));
+        }
+        if let Some(other) = others().find(|other| other.host_dev_name == interface.host_dev_name) {
+            let taken = format!("{:?} is taken by {:?}", interface.host_dev_name, other.iface_id);
+            return Err(Refused::new("host_dev_name", taken));
+        }
+        match interfaces.iter_mut().find(|other| other.iface_id == interface.iface_id) {
+            Some(old) => *old = interface,
+            None => interfaces.push(interface),
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_entropy(&mut self, entropy: Entropy) -> Result<(), Refused> {
+        entropy.check()?;
+        self.config.entropy = Some(entropy);
+        Ok(())
+    }
+}
+
+/// Whether a balloon may hold `amount_mib` of the memory that `config` has.
+pub(super) fn check_balloon(config: &VmConfig, amount_mib: u32) -> Result<(), Refused> {
+    let memory = config.machine_config.mem_size_mib;
+    if u64::from(amount_mib) > memory {
+        return Err(Refused::new("amount_mib", format!("is more than the guest's memory: {memory}")));
+    }
+    Ok(())
+}
+
+fn twice(field: &'static str, id: &str) -> Refused {
+    Refused::new(field, format!("{id:?} is there twice"))
+}
+
+#[cfg(test)]
+mod tests;
