@@ -308,14 +308,11 @@ pub(crate) fn survives_any_rings<D: VirtioDevice>(
         let used = USED..USED + 6 + 8 * u64::from(SIZE);
         let all = || rings.table.iter().chain(&rings.indirect);
         let after = driver.all();
-        for at in (0..MEMORY).step_by(4096) {
-            let page =
-                |bytes: &[u8]| bytes.iter().skip(usize::try_from(at).unwrap()).take(4096).copied().collect();
-            let (old, new): (Vec<u8>, Vec<u8>) = (page(&before), page(&after));
+        for (page, (old, new)) in (0_u64..).zip(before.chunks(4096).zip(after.chunks(4096))) {
             if old == new {
                 continue;
             }
-            for (address, (old, new)) in (at..).zip(old.iter().zip(&new)) {
+            for (address, (old, new)) in (page * 4096..).zip(old.iter().zip(new)) {
                 let allowed = old == new
                     || used.contains(&address)
                     || all().any(|descriptor| descriptor.may_be_written(address));
