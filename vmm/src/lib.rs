@@ -3,6 +3,7 @@
 //! Guest memory comes from [`guest_mem`]; KVM's ioctls are all in [`kvm`].
 
 pub mod api;
+pub mod boot;
 pub mod driver;
 pub mod host;
 pub mod interrupt;
