@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod boot;
+pub mod control;
 pub mod driver;
 pub mod host;
 pub mod interrupt;
