@@ -14,6 +14,7 @@ mod probe;
 mod process;
 mod thread;
 mod userfaultfd;
+mod words;
 
 pub use file::BackingFileError;
 pub(crate) use file::open_regular;

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use super::inject::{Injector, Operation};
 use super::mapping::{Advice, MapError, Mapping, Source};
 use super::memfd::memfd_unless_injected;
+use super::words::{copy_in, copy_out};
 use super::{checked, punch_hole, reserve_huge_pages};
 use crate::pool::FrameStore;
 use crate::{BLOCK_SIZE, HugePageSize};
@@ -125,16 +126,15 @@ impl FrameStore for DirectMap {
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let to = self.pointer(offset, bytes.len() as u64)?;
         // SAFETY: `to` leads to as many bytes of the direct map, which is writable and outlives this call. No Rust
-        // reference to its bytes is ever made, so `bytes` is elsewhere. A guest may write there too: bytes have no
-        // value that would be invalid.
-        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        // reference to its bytes is ever made.
+        unsafe { copy_in(to, bytes) };
         Ok(())
     }
 
     fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         let from = self.pointer(offset, bytes.len() as u64)?;
-        // SAFETY: as in `write`, the other way round.
-        unsafe { from.copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+        // SAFETY: as in `write`.
+        unsafe { copy_out(from, bytes) };
         Ok(())
     }
 
