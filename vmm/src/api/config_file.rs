@@ -104,4 +104,6 @@ fn located(text: &str, misplaced: &Misplaced) -> Mistake {
 }
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ mod bad_input;
 mod client;
 mod concurrency;
 mod fake;
+mod random;
 mod resources;
 mod started;
 
