@@ -16,6 +16,7 @@
 //! memory from one request to the next, so none needs to be told before a page goes; memory that the kernel itself
 //! reads or writes on a device's behalf is used synchronously, or pinned.
 
+pub mod balloon;
 pub mod block;
 pub mod buffers;
 pub mod device;

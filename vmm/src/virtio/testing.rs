@@ -63,7 +63,12 @@ impl Buffer {
 impl Driver {
     /// Rings for `size` descriptors, in a small memory.
     pub(crate) fn new(size: u16) -> Self {
-        let config = GuestRamConfig::new(ByteSize::new(MEMORY).unwrap(), Backing::Anonymous);
+        Self::of(size, MEMORY, Backing::Anonymous)
+    }
+
+    /// The same, in `bytes` of memory of `backing`.
+    pub(crate) fn of(size: u16, bytes: u64, backing: Backing) -> Self {
+        let config = GuestRamConfig::new(ByteSize::new(bytes).unwrap(), backing);
         let memory = Arc::new(Memory::of(vec![Arc::new(GuestRam::create(config).unwrap())]).unwrap());
         let interrupt = Arc::new(DeviceInterrupt::new().unwrap());
         Self { memory, interrupt, size, next: 0, available: 0, used: 0, event_idx: false }
