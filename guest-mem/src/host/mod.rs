@@ -8,6 +8,7 @@ mod file;
 mod inject;
 mod mapping;
 mod memfd;
+mod pagemap;
 mod pages;
 mod pool;
 mod probe;

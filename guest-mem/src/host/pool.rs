@@ -6,9 +6,12 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use mmu_notifier::PAGE_SIZE;
+
 use super::inject::{Injector, Operation};
 use super::mapping::{Advice, MapError, Mapping, Source};
 use super::memfd::memfd_unless_injected;
+use super::pagemap::{Category, Pagemap};
 use super::words::{copy_in, copy_out};
 use super::{checked, punch_hole, reserve_huge_pages};
 use crate::pool::FrameStore;
@@ -42,6 +45,8 @@ pub(crate) struct DirectMap {
     file: File,
     mapping: Mapping,
     kind: PageKind,
+    /// Where one sees which blocks are transparent huge pages, if this kernel tells.
+    pagemap: Option<Pagemap>,
     injector: Injector,
 }
 
@@ -71,7 +76,8 @@ impl DirectMap {
             PageKind::Hugetlb => Ok(()),
         };
         advised.map_err(DirectMapError::Advise)?;
-        Ok(Self { file, mapping, kind, injector: injector.clone() })
+        let pagemap = (kind == PageKind::ShmemHuge).then(Pagemap::open).and_then(Result::ok);
+        Ok(Self { file, mapping, kind, pagemap, injector: injector.clone() })
     }
 
     /// A pointer to `len` bytes at `offset`, which the caller says are present.
@@ -99,6 +105,24 @@ impl FrameStore for DirectMap {
                     self.mapping.advise(bytes.clone(), Advice::PopulateWrite)
                 }
             }
+        })
+    }
+
+    /// The kernel gives small pages where it has no huge one, and says so nowhere but in a page table.
+    fn is_huge(&self, bytes: Range<u64>) -> bool {
+        let Some(pagemap) = &self.pagemap else { return true };
+        let seen = |mapping: &Mapping, bytes: &Range<u64>| {
+            let start = mapping.address() as u64;
+            let block = start + bytes.start..start + bytes.end;
+            pagemap.first_run(block.clone(), Category::Huge).is_ok_and(|huge| huge == block)
+        };
+        if seen(&self.mapping, &bytes) {
+            return true;
+        }
+        // The direct map may only have small entries left over from small pages, which a new mapping has not.
+        let source = Source::Sparse(self.file.as_fd(), bytes.start);
+        Mapping::new(BLOCK_SIZE, BLOCK_SIZE, source).is_ok_and(|fresh| {
+            fresh.advise(0..PAGE_SIZE, Advice::PopulateRead).is_ok() && seen(&fresh, &(0..BLOCK_SIZE))
         })
     }
 

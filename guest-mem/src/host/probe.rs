@@ -1,72 +1,21 @@
 //! Memory system calls that older kernels lack, each made once on memory of its own.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 
 use super::checked;
 use super::mapping::{Advice, MapError, Mapping, Source};
+use super::pagemap::{Category, Pagemap};
 use crate::backing::BASE_PAGE;
 
 /// Bytes that one entry of the second-lowest page-table level maps.
 const PMD_PAGE: u64 = 2 << 20;
-/// PAGEMAP_SCAN of the kernel's interface.
-const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610;
-/// PAGE_IS_PRESENT of the kernel's interface.
-const PAGE_IS_PRESENT: u64 = 1 << 3;
-
-/// `struct pm_scan_arg`.
-#[repr(C)]
-#[derive(Default)]
-struct ScanRequest {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-/// `struct page_region`.
-#[repr(C)]
-#[derive(Default)]
-struct PageRegion {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
 /// Asks PAGEMAP_SCAN which of two pages is present, where only the first is.
 pub(crate) fn pagemap_scan() -> io::Result<()> {
     let pages = map(2 * BASE_PAGE)?;
     pages.zero(0..BASE_PAGE)?;
-    let pagemap = File::open("/proc/self/pagemap")?;
-
-    let mut region = PageRegion::default();
     let start = pages.address() as u64;
-    let mut request = ScanRequest {
-        size: size_of::<ScanRequest>() as u64,
-        start,
-        end: start + pages.len(),
-        vec: (&raw mut region).expose_provenance() as u64,
-        vec_len: 1,
-        category_mask: PAGE_IS_PRESENT,
-        return_mask: PAGE_IS_PRESENT,
-        ..ScanRequest::default()
-    };
-    // SAFETY: the request reads and writes one `pm_scan_arg`, whose layout `ScanRequest` has, and writes at most
-    // `vec_len` regions, of which there is one, at `vec`. Its flags are none, so it changes no page.
-    let regions = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut request) };
-    if regions < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if regions == 1 && (region.start, region.end) == (start, start + BASE_PAGE) {
+    let present = Pagemap::open()?.first_run(start..start + pages.len(), Category::Present)?;
+    if present == (start..start + BASE_PAGE) {
         Ok(())
     } else {
         Err(io::Error::new(

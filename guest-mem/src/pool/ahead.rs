@@ -64,8 +64,7 @@ impl Frames {
             if self.denied.load(Relaxed) > 0 {
                 return Ok(false);
             }
-            self.populate(&mut slot, block, FrameSet::of(&run))?;
-            if self.is_whole() { FrameSet::ALL } else { FrameSet::of(&run) }
+            self.populate(&mut slot, block, FrameSet::of(&run))?
         } else {
             return Ok(false);
         };
@@ -184,6 +183,7 @@ impl Frames {
             self.counters.punched.add(count);
             punched += count;
         }
+        slot.huge &= slot.block.holding().present > 0;
         Ok(punched)
     }
 }

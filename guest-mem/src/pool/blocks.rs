@@ -16,6 +16,8 @@ const CHUNK: u64 = Chunk::LEN as u64;
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     pub(super) block: Block,
+    /// Its memory is one huge page.
+    pub(super) huge: bool,
     /// Looked up when it is first needed; who ends the account takes it away.
     pub(super) account: Option<Arc<Account>>,
 }

@@ -166,6 +166,12 @@ pub enum TakeError {
         #[source]
         source: io::Error,
     },
+    /// They were to be one huge page, and the host has given small ones.
+    #[error("the memory at {start:?} is not a huge page, as the host had none; take single frames")]
+    NotHuge {
+        /// The first.
+        start: Pfn,
+    },
     /// The host refused to zero or populate them.
     #[error("the host refused to populate or zero frames at {start:?}")]
     Host {
@@ -227,7 +233,7 @@ impl Shortage for TakeError {
             Self::OverBudget(over) => Some(over.missing()),
             Self::TooFewPages(few) => Some(few.missing()),
             Self::NoMemory { frames, .. } => Some(*frames),
-            Self::Frames(_) | Self::Taken(_) | Self::Host { .. } => None,
+            Self::Frames(_) | Self::Taken(_) | Self::NotHuge { .. } | Self::Host { .. } => None,
         }
     }
 }

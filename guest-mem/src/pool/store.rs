@@ -16,6 +16,9 @@ pub(crate) trait FrameStore: fmt::Debug + Send + Sync {
     /// Makes absent frames present, and zero. After an error some may be present.
     fn populate(&self, bytes: Range<u64>) -> io::Result<()>;
 
+    /// Whether the memory of a block that was just populated as a whole is one huge page; true where one cannot see it.
+    fn is_huge(&self, bytes: Range<u64>) -> bool;
+
     /// Makes frames absent, and returns their memory to the host.
     fn punch(&self, bytes: Range<u64>) -> io::Result<()>;
 
@@ -46,6 +49,10 @@ impl FrameStore for NoStore {
 
     fn populate(&self, _: Range<u64>) -> io::Result<()> {
         Ok(())
+    }
+
+    fn is_huge(&self, _: Range<u64>) -> bool {
+        true
     }
 
     fn punch(&self, _: Range<u64>) -> io::Result<()> {

@@ -10,11 +10,21 @@ use super::error::{Shortage, TakeError, TooFewPages};
 use super::frame_set::FrameSet;
 use super::span::{Span, bytes};
 use super::{FrameError, Frames, PoolMemory};
+use crate::frame::PAGES;
 use crate::{BLOCK_PAGES, HugePagePool, HugePageSize, Pfn};
 
 /// Whether all frames of a take were zeroed ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stocked(pub bool);
+
+/// What frames are taken as.
+#[derive(Clone, Copy)]
+struct Take {
+    /// Zeros, and not whatever they hold.
+    zero: bool,
+    /// One huge page.
+    huge: bool,
+}
 
 impl Frames {
     /// Takes `frames`, all in one block: they are this caller's, present and zero.
@@ -27,7 +37,16 @@ impl Frames {
     /// be returned to the host instead, and not for frames that are promised, unless the host breaks the promise.
     #[inline]
     pub fn take_zeroed(&self, frames: Range<Pfn>) -> Result<Stocked, TakeError> {
-        self.take(&frames, true)
+        self.take(&frames, Take { zero: true, huge: false })
+    }
+
+    /// As [`take_zeroed`](Self::take_zeroed), for a whole block whose memory is to be one huge page.
+    ///
+    /// # Errors
+    /// [`TakeError`]; where transparent huge pages are what the pool is made of, also
+    /// [`NotHuge`](TakeError::NotHuge).
+    pub fn take_huge_zeroed(&self, frames: Range<Pfn>) -> Result<Stocked, TakeError> {
+        self.take(&frames, Take { zero: true, huge: true })
     }
 
     /// Takes `frames`, all in one block: they are this caller's and present, and hold anything.
@@ -35,7 +54,15 @@ impl Frames {
     /// # Errors
     /// As [`take_zeroed`](Self::take_zeroed).
     pub fn take_for_fill(&self, frames: Range<Pfn>) -> Result<(), TakeError> {
-        self.take(&frames, false).map(drop)
+        self.take(&frames, Take { zero: false, huge: false }).map(drop)
+    }
+
+    /// As [`take_for_fill`](Self::take_for_fill), for a whole block whose memory is to be one huge page.
+    ///
+    /// # Errors
+    /// As [`take_huge_zeroed`](Self::take_huge_zeroed).
+    pub fn take_huge_for_fill(&self, frames: Range<Pfn>) -> Result<(), TakeError> {
+        self.take(&frames, Take { zero: false, huge: true }).map(drop)
     }
 
     /// Whether all of `frames`, in one block, could be taken as zeros without any work, a moment ago.
@@ -77,20 +104,27 @@ impl Frames {
     }
 
     #[inline]
-    fn take(&self, frames: &Range<Pfn>, zero: bool) -> Result<Stocked, TakeError> {
+    fn take(&self, frames: &Range<Pfn>, how: Take) -> Result<Stocked, TakeError> {
         let span = self.takeable(frames)?;
-        match self.try_take(&span, zero) {
-            Err(error) if error.missing().is_some() => self.reclaiming(|| self.try_take(&span, zero)),
+        match self.try_take(&span, how) {
+            Err(error) if error.missing().is_some() => self.reclaiming(|| self.try_take(&span, how)),
             result => result,
         }
     }
 
     #[inline]
-    fn try_take(&self, span: &Span, zero: bool) -> Result<Stocked, TakeError> {
+    fn try_take(&self, span: &Span, Take { zero, huge }: Take) -> Result<Stocked, TakeError> {
         let mut slot = self.blocks.touch(span.block).write();
         let needs = slot.block.needs(span.set).map_err(|at| TakeError::Taken(span.frame(at)))?;
+        let is_small = |slot: &Slot| huge && self.memory() == PoolMemory::ShmemHuge && !slot.huge;
+        if is_small(&slot) && slot.block.holding().present > 0 {
+            return Err(TakeError::NotHuge { start: span.first });
+        }
         if !needs.is_empty() {
             self.prepare(&mut slot, span, needs.populate, if zero { needs.zero } else { FrameSet::EMPTY })?;
+        }
+        if is_small(&slot) {
+            return Err(TakeError::NotHuge { start: span.first });
         }
         slot.block.take(span.set);
         self.counters.taken.add(span.len());
@@ -132,9 +166,37 @@ impl Frames {
         Ok(())
     }
 
-    /// Populates absent `frames` of the block in `slot`, or all of it where there are only whole ones.
-    pub(super) fn populate(&self, slot: &mut Slot, block: u64, frames: FrameSet) -> Result<(), TakeError> {
-        let frames = if self.is_whole() { FrameSet::ALL } else { frames };
+    /// Populates absent `frames` of the block in `slot`; where memory comes in huge pages the whole block, if nothing
+    /// of it is there. Returns what was populated.
+    ///
+    /// Where there is no memory for all of a block of shmem, there may be for the frames that are wanted.
+    pub(super) fn populate(
+        &self,
+        slot: &mut Slot,
+        block: u64,
+        frames: FrameSet,
+    ) -> Result<FrameSet, TakeError> {
+        if self.is_whole() && slot.block.holding().present == 0 {
+            match self.populate_exactly(slot, block, FrameSet::ALL) {
+                Ok(()) => {
+                    slot.huge = self.store.is_huge(bytes(block, &(0..PAGES)));
+                    return Ok(FrameSet::ALL);
+                }
+                Err(error)
+                    if error.missing().is_none()
+                        || self.memory() == PoolMemory::Hugetlb
+                        || frames == FrameSet::ALL =>
+                {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
+        self.populate_exactly(slot, block, frames)?;
+        Ok(frames)
+    }
+
+    fn populate_exactly(&self, slot: &mut Slot, block: u64, frames: FrameSet) -> Result<(), TakeError> {
         let count = frames.len() as u64;
         let account = self.account(slot, block);
         self.budget.write().charge(&account.charge, count)?;
