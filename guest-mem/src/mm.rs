@@ -37,6 +37,7 @@ mod shrink;
 mod stats;
 mod streams;
 mod stuck;
+mod taken;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod window;
@@ -49,7 +50,7 @@ pub use report::{MmReport, Usage, VmaReport};
 pub use shrink::Shrunk;
 pub use stats::{FaultCount, FaultReason, MmStats};
 
-pub(crate) use fault::Cause;
+pub(crate) use fault::{Cause, Resolved, resolve};
 pub(crate) use fill::{FillWatch, RunningFill, Scratch};
 pub(crate) use fills::Ticket;
 pub(crate) use install::{Install, InstallError, NoHost};
@@ -252,7 +253,7 @@ impl Mm {
 
     /// Gives every frame back that no device has pinned, for the end.
     fn unmap_all(&self) {
-        if let Err(error) = self.unstick_all(self.range) {
+        if let Err(error) = self.free_stuck(self.range) {
             log::error!("frames of guest RAM stay out of use, as the host did not take them back: {error}");
         }
         let mut kept = 0;

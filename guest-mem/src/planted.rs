@@ -66,6 +66,8 @@ pub(crate) enum Bug {
     TableFirst,
     /// A fill does not look whether another one was there first.
     FillUnlooked,
+    /// What a filler returns after its fill was given up is taken all the same.
+    LateFill,
     /// A discard closes pages before it announces that.
     CloseFirst,
     /// A discard gives frames back before it announces the end.

@@ -18,7 +18,6 @@
 //! Handlers never touch guest memory through the window: they would wait for themselves. [`is_handler`] tells them, and
 //! debug builds check it where guest memory is accessed.
 
-mod clock;
 mod handler;
 mod record;
 mod supervisor;
@@ -72,7 +71,7 @@ impl Default for ServiceConfig {
 }
 
 /// The threads of one guest RAM. Dropping it stops and joins them; those whose fillers are stalled are left to end by
-/// themselves.
+/// themselves, and hold nothing of the RAM meanwhile.
 #[derive(Debug)]
 pub(crate) struct Service {
     shared: Arc<Shared>,

@@ -48,7 +48,7 @@ impl Mm {
         let _alone = lock(&self.closing);
         let mmap = self.vmas.mmap_lock().read();
         let refused = |source| DiscardError::Refused { range, source };
-        self.unstick_all(range).map_err(refused)?;
+        self.free_stuck(range).map_err(refused)?;
         let mut all = Closed::default();
         let reached = self.reached_by(range);
         let invalidation = Invalidation::new(reached, Event::Clear);

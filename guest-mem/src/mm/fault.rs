@@ -8,13 +8,15 @@
 //! through later.
 
 use std::{
-    io, thread,
+    io,
+    ops::{Deref, Range},
+    thread,
     time::{Duration, Instant},
 };
 
-use super::{FaultError, FaultReason, InstallError, Mm, Scratch, Shrunk};
+use super::{FaultError, FaultReason, InstallError, Mm, Scratch, fill::Fill};
 use crate::{
-    BLOCK_SIZE, Gfn, PageSize,
+    BLOCK_SIZE, Gfn, PageSize, host,
     pgtable::{EntryFlags, PtGuard, SlotState},
     planted::{self, Bug},
     pool::PoolMemory,
@@ -33,22 +35,77 @@ pub(crate) enum Cause {
     WriteProtected,
 }
 
-/// What came of a fault; who faulted was woken.
+/// What came of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resolved {
-    /// It was resolved: the access will succeed unless the page goes away again.
-    Done,
+    /// It was resolved: the access will succeed unless the page goes away again. Who faulted was woken.
+    Done {
+        /// Just before that, in ticks of the host's time stamp counter.
+        at: u64,
+    },
     /// Somebody else resolves it, and wakes: whoever closes, fills or protects the page.
     Left,
 }
 
 /// One attempt.
 pub(super) enum Step {
-    Done(Resolved),
+    /// These pages are mapped as the access needs it: whoever waits for them is to be woken.
+    Mapped(Range<Gfn>),
+    /// Somebody else resolves it, and wakes.
+    Left,
     /// Something changed: look again.
     Again(FaultReason),
     /// The page is to be filled, which is done with no lock held.
     Fill(VmaSpec),
+}
+
+/// How far a fault has come.
+enum Begun {
+    Over(Resolved),
+    Filling(Fill),
+}
+
+/// Resolves a fault at `gfn` of the address space that `mm` finds. That is not held while a filler runs, which may take
+/// for ever. None if it has ended meanwhile: then nobody waits any more.
+pub(crate) fn resolve<M: Deref<Target = Mm>>(
+    mm: impl Fn() -> Option<M>,
+    gfn: Gfn,
+    cause: Cause,
+    scratch: &mut Scratch,
+) -> Option<Result<Resolved, FaultError>> {
+    let (mut may_be_huge, mut may_shrink) = (true, true);
+    loop {
+        let mut size = PageSize::Base;
+        let begun = mm()?.begin_fault(gfn, cause, may_be_huge);
+        let result = match begun {
+            Ok(Begun::Over(resolved)) => Ok(resolved),
+            Ok(Begun::Filling(fill)) => {
+                size = fill.size();
+                fill.run(&mm, scratch)?
+            }
+            Err(error) => Err(error),
+        };
+        let mm = mm()?;
+        if matches!(result, Err(FaultError::NoFrame { .. })) {
+            if size == PageSize::Huge && mm.has_base_frames() {
+                mm.counts.add(FaultReason::HugeFallback, 1);
+                may_be_huge = false;
+                continue;
+            }
+            // No lock is held here.
+            if may_shrink && mm.shrink(BLOCK_SIZE).freed_bytes > 0 {
+                mm.counts.add(FaultReason::Shrunk, 1);
+                may_shrink = false;
+                continue;
+            }
+        }
+        match &result {
+            Ok(Resolved::Done { .. }) => mm.failures.are_over(gfn),
+            Ok(Resolved::Left) => {}
+            Err(error) => mm.failed(gfn, error),
+        }
+        return Some(result);
+    }
 }
 
 impl Mm {
@@ -59,21 +116,7 @@ impl Mm {
         cause: Cause,
         scratch: &mut Scratch,
     ) -> Result<Resolved, FaultError> {
-        let mut result = self.try_fault(gfn, cause, scratch);
-        if matches!(result, Err(FaultError::NoFrame { .. })) {
-            // No lock is held here.
-            let Shrunk { freed_bytes, .. } = self.shrink(BLOCK_SIZE);
-            if freed_bytes > 0 {
-                self.counts.add(FaultReason::Shrunk, 1);
-                result = self.try_fault(gfn, cause, scratch);
-            }
-        }
-        match &result {
-            Ok(Resolved::Done) => self.failures.are_over(gfn),
-            Ok(Resolved::Left) => {}
-            Err(error) => self.failed(gfn, error),
-        }
-        result
+        resolve(|| Some(self), gfn, cause, scratch).unwrap_or(Ok(Resolved::Left))
     }
 
     /// Whoever faulted is not left asleep for something that may pass, nor kept faulting for something that will not.
@@ -102,16 +145,25 @@ impl Mm {
         }
     }
 
-    fn try_fault(&self, gfn: Gfn, cause: Cause, scratch: &mut Scratch) -> Result<Resolved, FaultError> {
+    fn begin_fault(&self, gfn: Gfn, cause: Cause, may_be_huge: bool) -> Result<Begun, FaultError> {
         for _ in 0..TRIES {
             match self.attempt(gfn, cause)? {
-                Step::Done(resolved) => return Ok(resolved),
+                // No lock is held.
+                Step::Mapped(pages) => return self.wake(gfn, self.offsets(&pages)).map(Begun::Over),
+                Step::Left => return Ok(Begun::Over(Resolved::Left)),
                 Step::Again(reason) => self.counts.add(reason, 1),
-                Step::Fill(spec) => return self.fill(gfn, &spec, scratch),
+                Step::Fill(spec) => return self.begin_fill(gfn, &spec, may_be_huge),
             }
         }
         self.counts.add(FaultReason::GaveUp, 1);
         Err(FaultError::Contended { gfn })
+    }
+
+    fn begin_fill(&self, gfn: Gfn, vma: &VmaSpec, may_be_huge: bool) -> Result<Begun, FaultError> {
+        match Fill::begin(self, gfn, vma, may_be_huge) {
+            Ok(fill) => Ok(Begun::Filling(fill)),
+            Err(not_begun) => not_begun.map(Begun::Over),
+        }
     }
 
     fn attempt(&self, gfn: Gfn, cause: Cause) -> Result<Step, FaultError> {
@@ -131,12 +183,12 @@ impl Mm {
     fn attempt_in(&self, vma: &LockedVma<'_>, gfn: Gfn, cause: Cause) -> Result<Step, FaultError> {
         let early = planted::is(Bug::LookBeforeLock).then(|| self.table.walk(gfn));
         let mut pt = self.lock_entries(gfn)?;
-        self.unstick(&pt)?;
+        self.enter_stuck(&mut pt, vma, gfn)?;
         let entry = early.unwrap_or_else(|| pt.entry(gfn));
         if entry.is_migrating() {
             // Whoever closed it wakes when it is open again.
             self.counts.add(FaultReason::Busy, 1);
-            return Ok(Step::Done(Resolved::Left));
+            return Ok(Step::Left);
         }
         if entry.is_present() {
             return self.fault_on_present(&mut pt, vma, gfn, cause);
@@ -150,8 +202,8 @@ impl Mm {
         }
         match pt.state() {
             // Huge before any table is exposed.
-            SlotState::None if huge => self.map_huge(pt, vma, gfn).map(Step::Done),
-            SlotState::None | SlotState::Table => self.map_base(pt, vma, gfn).map(Step::Done),
+            SlotState::None if huge => self.map_huge(pt, vma, gfn),
+            SlotState::None | SlotState::Table => self.map_base(pt, vma, gfn),
             SlotState::Huge(_) => Ok(Step::Again(FaultReason::Concurrent)),
         }
     }
@@ -169,7 +221,7 @@ impl Mm {
         if cause == Cause::WriteProtected && !entry.is_writable() {
             if !vma.flags.writable {
                 self.counts.add(FaultReason::Denied, 1);
-                return Ok(Step::Done(Resolved::Left));
+                return Ok(Step::Left);
             }
             let marks = EntryFlags::WRITE | EntryFlags::DIRTY | EntryFlags::YOUNG;
             pt.update(gfn, marks, EntryFlags::WP | EntryFlags::CLEAN);
@@ -181,7 +233,8 @@ impl Mm {
             // there, the event was stale.
             match self.map_again(gfn, size, !entry.is_writable()) {
                 Ok(()) | Err(InstallError::Exists { .. }) => {}
-                Err(error) => return Self::host_failed(gfn, error),
+                Err(InstallError::Again { .. }) => return Ok(Step::Again(FaultReason::HostAgain)),
+                Err(error) => return Err(error.of(gfn)),
             }
             if cause == Cause::WriteProtected {
                 let unprotected = self.install.protect(self.offsets(&pages), false);
@@ -189,8 +242,7 @@ impl Mm {
             }
             self.counts.add(FaultReason::Spurious, 1);
         }
-        self.wake(gfn, size)?;
-        Ok(Step::Done(Resolved::Done))
+        Ok(Step::Mapped(pages))
     }
 
     /// Has the host map the page of `gfn` again, which it may have lost.
@@ -215,23 +267,12 @@ impl Mm {
         self.table.lock(gfn).map_err(|_| FaultError::NoVma { gfn })
     }
 
-    /// What a refusal of the host's means for the fault.
-    pub(super) fn host_failed(gfn: Gfn, error: InstallError) -> Result<Step, FaultError> {
-        match error {
-            InstallError::Again { .. } => Ok(Step::Again(FaultReason::HostAgain)),
-            InstallError::Exists { .. } => Ok(Step::Again(FaultReason::HostExists)),
-            InstallError::Exiting => Err(FaultError::Exiting),
-            InstallError::NotPopulated => {
-                Err(FaultError::Host { gfn, source: io::Error::from_raw_os_error(libc::EFAULT) })
-            }
-            InstallError::Refused(source) => Err(FaultError::Host { gfn, source }),
-        }
-    }
-
-    /// Lets whoever waits for the page that `gfn` lies in touch it again.
-    pub(super) fn wake(&self, gfn: Gfn, size: PageSize) -> Result<(), FaultError> {
-        let pages = Self::pages_of(gfn, size);
-        self.install.wake(self.offsets(&pages)).map_err(|source| FaultError::Host { gfn, source })
+    /// Ends the fault at `gfn`: lets whoever waits in `offsets` of the window touch it again.
+    pub(super) fn wake(&self, gfn: Gfn, offsets: Range<u64>) -> Result<Resolved, FaultError> {
+        // Before, as nobody knows how much of the call the one who is woken waits for.
+        let at = host::time_stamp();
+        self.install.wake(offsets).map_err(|source| FaultError::Host { gfn, source })?;
+        Ok(Resolved::Done { at })
     }
 
     /// What an access at the guest-physical `address` does where no host does it: it faults if it has to.
@@ -253,6 +294,20 @@ impl Mm {
             }
         }
         Err(FaultError::Contended { gfn })
+    }
+}
+
+impl InstallError {
+    /// What it means for a fault at `gfn`.
+    pub(super) fn of(self, gfn: Gfn) -> FaultError {
+        match self {
+            Self::Again { .. } | Self::Exists { .. } => FaultError::Contended { gfn },
+            Self::Exiting => FaultError::Exiting,
+            Self::NotPopulated => {
+                FaultError::Host { gfn, source: io::Error::from_raw_os_error(libc::EFAULT) }
+            }
+            Self::Refused(source) => FaultError::Host { gfn, source },
+        }
     }
 }
 

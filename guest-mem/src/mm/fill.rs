@@ -1,13 +1,13 @@
 //! Pages whose first content a [`Filler`](super::Filler) supplies.
 //!
-//! The filler runs with no lock held, and writes a buffer of its handler's. What it wrote is copied to the frame and
-//! mapped in one commit, unless the fill was given up meanwhile ([`Fills`](super::fills::Fills)). A huge page is filled
-//! piece by piece.
+//! The filler runs with no lock held, and writes a buffer of its handler's. Not even the address space is held: one that
+//! never returns keeps its own thread, and no guest's memory. What it wrote is copied to the frame and mapped in one
+//! commit, unless the fill was given up meanwhile ([`Fills`](super::fills::Fills)). A huge page is filled piece by piece.
 
 use std::{
     io,
-    ops::Range,
-    panic::{AssertUnwindSafe, catch_unwind},
+    ops::{Deref, Range},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
     time::Instant,
 };
@@ -18,10 +18,11 @@ use mmu_notifier::{
 };
 
 use super::{
-    FaultError, FaultReason, Mm,
+    FaultError, FaultReason, Filler, Mm,
     fault::Resolved,
     fills::{Ended, Ticket},
-    map::no_frame,
+    map::Mapped,
+    taken::Taken,
 };
 use crate::{
     Gfn, PageSize,
@@ -73,6 +74,19 @@ impl FillWatch {
     }
 }
 
+/// A fill that is under way.
+pub(super) struct Fill {
+    ticket: Ticket,
+    /// The page that faulted.
+    gfn: Gfn,
+    /// What is filled: its window, or its whole huge page.
+    pages: Range<Gfn>,
+    size: PageSize,
+    filler: Arc<dyn Filler>,
+    /// Where the filler's bytes for them begin.
+    offset: u64,
+}
+
 /// Why a fill came to nothing.
 enum Unfilled {
     /// It was given up while its filler ran.
@@ -87,54 +101,128 @@ impl From<FaultError> for Unfilled {
     }
 }
 
-impl Mm {
-    /// Fills and maps the page of `gfn`, with its window or its whole huge page.
-    pub(super) fn fill(
-        &self,
+impl Fill {
+    /// Begins to fill the page of `gfn`, with its window or, if it may be, its whole huge page. What came of the fault if
+    /// it is not for this thread to fill it.
+    pub(super) fn begin(
+        mm: &Mm,
         gfn: Gfn,
         vma: &VmaSpec,
-        scratch: &mut Scratch,
-    ) -> Result<Resolved, FaultError> {
-        let (pages, size) = if Self::may_be_huge(vma, gfn) && self.table.is_empty_around(gfn) {
-            (Self::pages_of(gfn, PageSize::Huge), PageSize::Huge)
+        may_be_huge: bool,
+    ) -> Result<Self, Result<Resolved, FaultError>> {
+        let Some(filler) = mm.filler.clone() else { return Err(Err(FaultError::Contended { gfn })) };
+        let huge = may_be_huge && Mm::may_be_huge(vma, gfn) && mm.table.is_empty_around(gfn);
+        let (pages, size) = if huge {
+            (Mm::pages_of(gfn, PageSize::Huge), PageSize::Huge)
         } else {
-            (self.empty_run(self.window(vma, gfn).0, gfn), PageSize::Base)
+            (mm.empty_run(mm.window(vma, gfn).0, gfn), PageSize::Base)
         };
-        let Some(ticket) = self.fills.begin(pages.clone()) else {
+        let Some(ticket) = mm.fills.begin(pages.clone()) else {
             // Whoever fills it wakes in the end.
-            self.counts.add(FaultReason::Busy, 1);
-            return Ok(Resolved::Left);
+            mm.counts.add(FaultReason::Busy, 1);
+            return Err(Ok(Resolved::Left));
         };
-        if !planted::is(Bug::FillUnlooked) && !self.is_empty_now(&pages, size) {
+        if !planted::is(Bug::FillUnlooked) && !mm.is_empty_now(&pages, size) {
             // Filled since the fault looked. From here on nobody else maps anything there.
-            self.fill_is_over(self.fills.end(ticket));
-            self.wake_after_fill(gfn).map_err(|source| FaultError::Host { gfn, source })?;
-            self.counts.add(FaultReason::Concurrent, 1);
-            return Ok(Resolved::Done);
+            mm.fill_is_over(mm.fills.end(ticket));
+            mm.counts.add(FaultReason::Concurrent, 1);
+            return Err(mm.wake(gfn, mm.around_fill(gfn)));
         }
-        let filled = catch_unwind(AssertUnwindSafe(|| self.fill_pages(ticket, &pages, size, scratch)));
+        let offset = mm.offsets(&pages).start;
+        Ok(Self { ticket, gfn, pages, size, filler, offset })
+    }
+
+    /// What it is to be mapped by.
+    pub(super) const fn size(&self) -> PageSize {
+        self.size
+    }
+
+    /// Has it filled and mapped, and whoever waits woken. None if the address space, which `mm` finds, has ended.
+    pub(super) fn run<M: Deref<Target = Mm>>(
+        self,
+        mm: &impl Fn() -> Option<M>,
+        scratch: &mut Scratch,
+    ) -> Option<Result<Resolved, FaultError>> {
+        let filled = catch_unwind(AssertUnwindSafe(|| self.fill_all(mm, scratch)));
         scratch.watch.set(None);
-        // Over before the wake: whoever faults again begins a fill of its own.
-        self.fill_is_over(self.fills.end(ticket));
-        let woken = self.wake_after_fill(gfn);
+        let ended = mm().map(|mm| mm.end_fill(&self, filled.as_ref().ok()));
         match filled {
-            Ok(Ok(())) => {}
-            Ok(Err(Unfilled::Late)) => {
+            Err(panic) => resume_unwind(panic),
+            // That it failed is why it ended.
+            Ok(Err(Unfilled::Failed(error))) => ended.map(|_| Err(error)),
+            Ok(_) => ended,
+        }
+    }
+
+    fn fill_all<M: Deref<Target = Mm>>(
+        &self,
+        mm: &impl Fn() -> Option<M>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Unfilled> {
+        let bytes = (self.pages.end.get() - self.pages.start.get()) * PAGE_SIZE;
+        scratch.piece.resize(PIECE, 0);
+        let mut start = 0;
+        while start < bytes {
+            let len = usize::try_from(bytes - start).map_or(PIECE, |rest| rest.min(PIECE));
+            let piece = &mut scratch.piece[..len];
+            scratch.watch.set(Some(RunningFill { ticket: self.ticket, since: Instant::now() }));
+            let returned = self.filler.fill(self.offset + start, piece);
+            scratch.watch.set(None);
+            let gfn = self.pages.start.plus(start / PAGE_SIZE);
+            returned.map_err(|source| FaultError::Fill {
+                gfn,
+                filler: self.filler.name().to_owned(),
+                source,
+            })?;
+            mm().ok_or(Unfilled::Late)?.take_piece(self, start, piece)?;
+            start += len as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Mm {
+    /// Copies what the filler of `fill` wrote to the frames, from byte `start` on, and maps them after the last piece.
+    fn take_piece(&self, fill: &Fill, start: u64, piece: &[u8]) -> Result<(), Unfilled> {
+        let Fill { pages, size, .. } = fill;
+        let gfn = pages.start;
+        let held = self.fills.hold(fill.ticket).map_err(|_| Unfilled::Late)?;
+        if start == 0 {
+            let frames = self.frames(pages);
+            match size {
+                PageSize::Base => self.pool().take_for_fill(frames.clone()),
+                PageSize::Huge => self.pool().take_huge_for_fill(frames.clone()),
+            }
+            .map_err(|source| FaultError::NoFrame { gfn, source })?;
+            held.set_frames(Some(frames));
+        }
+        let written = self.pool().write(self.frame(gfn), start, piece);
+        written.map_err(|error| FaultError::Host { gfn, source: io::Error::other(error) })?;
+        if start + piece.len() as u64 == (pages.end.get() - pages.start.get()) * PAGE_SIZE {
+            held.set_frames(None);
+            let mapped = self.map_filled(Taken::of(self, pages.clone()), *size)?;
+            self.counts.add(FaultReason::Filled, mapped.count());
+            mapped.has(fill.gfn)?;
+        }
+        Ok(())
+    }
+
+    /// Gives `fill` back, which came to what is `filled`, or to a panic.
+    fn end_fill(&self, fill: &Fill, filled: Option<&Result<(), Unfilled>>) -> Result<Resolved, FaultError> {
+        // Over before the wake: whoever faults again begins a fill of its own.
+        self.fill_is_over(self.fills.end(fill.ticket));
+        let woken = self.wake(fill.gfn, self.around_fill(fill.gfn));
+        match filled {
+            Some(Ok(())) => woken,
+            Some(Err(Unfilled::Late)) => {
                 self.counts.add(FaultReason::FillLate, 1);
-                return Ok(Resolved::Left);
+                Ok(Resolved::Left)
             }
-            Ok(Err(Unfilled::Failed(error))) => {
+            Some(Err(Unfilled::Failed(_))) | None => {
                 self.counts.add(FaultReason::FillFailed, 1);
-                return Err(error);
-            }
-            Err(panic) => {
-                self.counts.add(FaultReason::FillFailed, 1);
-                std::panic::resume_unwind(panic);
+                woken
             }
         }
-        woken.map_err(|source| FaultError::Host { gfn, source })?;
-        self.counts.add(FaultReason::Filled, pages.end.get() - pages.start.get());
-        Ok(Resolved::Done)
     }
 
     /// Whether nothing is mapped at `pages`, without a lock.
@@ -155,82 +243,36 @@ impl Mm {
         Gfn::new(gfn.get() - before)..gfn.plus(1 + after)
     }
 
-    fn fill_pages(
-        &self,
-        ticket: Ticket,
-        pages: &Range<Gfn>,
-        size: PageSize,
-        scratch: &mut Scratch,
-    ) -> Result<(), Unfilled> {
-        let Some(filler) = &self.filler else { return Ok(()) };
-        let bytes = (pages.end.get() - pages.start.get()) * PAGE_SIZE;
-        let offset = self.offsets(pages).start;
-        scratch.piece.resize(PIECE, 0);
-        let mut start = 0;
-        while start < bytes {
-            let gfn = pages.start.plus(start / PAGE_SIZE);
-            let len = usize::try_from(bytes - start).map_or(PIECE, |rest| rest.min(PIECE));
-            let piece = &mut scratch.piece[..len];
-            scratch.watch.set(Some(RunningFill { ticket, since: Instant::now() }));
-            let returned = filler.fill(offset + start, piece);
-            scratch.watch.set(None);
-            returned.map_err(|source| FaultError::Fill { gfn, filler: filler.name().to_owned(), source })?;
-            let held = self.fills.hold(ticket).map_err(|_| Unfilled::Late)?;
-            if start == 0 {
-                let frames = self.frames(pages);
-                self.pool().take_for_fill(frames.clone()).map_err(|source| no_frame(gfn, source))?;
-                held.set_frames(Some(frames));
-            }
-            let written = self.pool().write(self.frame(pages.start), start, piece);
-            written.map_err(|error| FaultError::Host { gfn, source: io::Error::other(error) })?;
-            start += len as u64;
-            if start == bytes {
-                let mapped = self.map_filled(pages, size);
-                if matches!(mapped, Ok(()) | Err(FaultError::Stuck { .. })) {
-                    held.set_frames(None);
-                }
-                mapped?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Maps `pages`, whose frames are filled, if nothing has been mapped there since.
-    fn map_filled(&self, pages: &Range<Gfn>, size: PageSize) -> Result<(), FaultError> {
-        let gfn = pages.start;
+    /// Maps the pages of `taken`, whose frames are filled, if nothing has been mapped there since.
+    fn map_filled(&self, taken: Taken<'_>, size: PageSize) -> Result<Mapped, FaultError> {
+        let gfn = taken.pages().start;
         match self.vmas.snapshot().lock(gfn.address()) {
-            LookedUp::Locked(vma) => return self.map_filled_in(&vma, pages, size),
+            LookedUp::Locked(vma) => return self.map_filled_in(&vma, taken, size),
             LookedUp::Contended | LookedUp::Detached | LookedUp::None => {}
         }
         let mmap = self.vmas.mmap_lock().read();
         let vmas = self.vmas.under(&mmap);
         let vma = vmas.lock(gfn.address()).ok_or(FaultError::NoVma { gfn })?;
-        self.map_filled_in(&vma, pages, size)
+        self.map_filled_in(&vma, taken, size)
     }
 
     fn map_filled_in(
         &self,
         vma: &LockedVma<'_>,
-        pages: &Range<Gfn>,
+        taken: Taken<'_>,
         size: PageSize,
-    ) -> Result<(), FaultError> {
-        let gfn = pages.start;
+    ) -> Result<Mapped, FaultError> {
+        let gfn = taken.pages().start;
         // Asked for now as it was when the fill began.
-        let covered = super::bytes_of(pages).is_some_and(|bytes| vma.range.covers(bytes))
+        let covered = super::bytes_of(taken.pages()).is_some_and(|bytes| vma.range.covers(bytes))
             && (size == PageSize::Base || Self::may_be_huge(vma, gfn));
         let mut pt = self.lock_entries(gfn)?;
-        if !covered || !Self::is_empty(&mut pt, pages, size) {
+        if !covered || !Self::is_empty(&mut pt, taken.pages(), size) {
             return Err(FaultError::Contended { gfn });
         }
-        self.map_taken(&mut pt, vma, pages.clone(), size)?;
-        let mut gfn = pages.start;
-        while gfn < pages.end {
-            if !pt.entry(gfn).is_writable() {
-                pt.update(gfn, EntryFlags::CLEAN, EntryFlags::EMPTY);
-            }
-            gfn = gfn.plus(size.pages());
-        }
-        Ok(())
+        let (_, protected) = Self::first_flags(vma);
+        let marks = if protected { EntryFlags::CLEAN } else { EntryFlags::EMPTY };
+        Ok(self.map_taken(&mut pt, vma, taken, size, marks))
     }
 
     fn is_empty(pt: &mut PtGuard<'_>, pages: &Range<Gfn>, size: PageSize) -> bool {
@@ -249,17 +291,17 @@ impl Mm {
         let ended = self.fills.give_up(ticket);
         let Some(pages) = ended.as_ref().map(|ended| ended.pages.clone()) else { return false };
         self.fill_is_over(ended);
-        if let Err(error) = self.wake_after_fill(pages.start) {
+        if let Err(error) = self.install.wake(self.around_fill(pages.start)) {
             log::error!("nobody was woken at guest page {:#x}: {error}", pages.start.get());
         }
         true
     }
 
-    /// Wakes whoever waits in the 2 MiB of `gfn`, where a fill is over: not only for its pages, since a fault on another
-    /// page was left to it if it wanted one of these pages too.
-    fn wake_after_fill(&self, gfn: Gfn) -> io::Result<()> {
+    /// Where somebody may wait for a fill at `gfn`: in all of its 2 MiB, since a fault on another page was left to it if
+    /// it wanted one of these pages too.
+    fn around_fill(&self, gfn: Gfn) -> Range<u64> {
         let block = self.offsets(&Self::pages_of(gfn, PageSize::Huge));
-        self.install.wake(block.start..block.end.min(self.range.len()))
+        block.start..block.end.min(self.range.len())
     }
 
     /// Gives the frames of a fill back that came to nothing.

@@ -1,19 +1,46 @@
-//! Mapping zeroed frames: the page that faulted, then its neighbours, then the wake.
+//! Mapping frames: the page that faulted, then its neighbours.
+//!
+//! What the host has mapped is there for all, so the guest may have written it by the time that a page behind it fails:
+//! it is entered, and only the rest is as if nothing had been tried.
 
 use std::ops::Range;
 
 use mmu_notifier::PAGE_SIZE;
 
-use super::{FaultAround, FaultError, FaultReason, InstallError, Mm, fault::Resolved};
+use super::{FaultAround, FaultError, FaultReason, InstallError, Mm, fault::Step, taken::Taken};
 use crate::{
-    BLOCK_PAGES, Gfn, PageSize,
-    pgtable::{Entry, EntryFlags, PtGuard, SetError},
-    pool::TakeError,
+    BLOCK_PAGES, BLOCK_SIZE, Gfn, PageSize,
+    pgtable::{Entry, EntryFlags, PtGuard, SetError, SlotState},
+    pool::PoolMemory,
     vma::{LockedVma, VmaSpec},
 };
 
-/// How often the host is asked again for what it said to try again.
+/// How often the host is asked again for what it said to try again, without getting any further.
 const HOST_TRIES: u32 = 8;
+
+/// What became of pages whose frames were there.
+#[must_use]
+pub(super) struct Mapped {
+    /// Those that are mapped and entered: from the first on.
+    pages: Range<Gfn>,
+    /// Why not the others, which have no frame now.
+    missing: Option<FaultError>,
+}
+
+impl Mapped {
+    /// How many there are.
+    pub(super) const fn count(&self) -> u64 {
+        self.pages.end.get() - self.pages.start.get()
+    }
+
+    /// Whether `gfn` is among them, or why not.
+    pub(super) fn has(self, gfn: Gfn) -> Result<(), FaultError> {
+        match self.missing {
+            Some(error) if !self.pages.contains(&gfn) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
 
 impl Mm {
     /// Maps the base page `gfn`, which is not mapped, then what the window around it lacks.
@@ -22,28 +49,39 @@ impl Mm {
         mut pt: PtGuard<'_>,
         vma: &LockedVma<'_>,
         gfn: Gfn,
-    ) -> Result<Resolved, FaultError> {
+    ) -> Result<Step, FaultError> {
         // Nothing huge is there: the caller looked, under this lock.
         let _exposed = pt.expose_table();
-        self.map_zeroed(&mut pt, vma, gfn..gfn.plus(1), PageSize::Base)?;
+        self.map_zeroed(&mut pt, vma, gfn..gfn.plus(1), PageSize::Base)?.has(gfn)?;
         self.counts.add(FaultReason::Base, 1);
-        let around = self.map_around(&mut pt, vma, gfn);
-        drop(pt);
-        // One call for all: those who wait for a neighbour find it mapped.
-        self.install.wake(self.offsets(&around)).map_err(|source| FaultError::Host { gfn, source })?;
-        Ok(Resolved::Done)
+        Ok(Step::Mapped(self.map_around(&mut pt, vma, gfn)))
     }
 
-    /// Maps the huge page of `gfn` in an empty slot, then those behind it whose frames are ready.
+    /// Maps the huge page of `gfn` in an empty slot, then those behind it whose frames are ready. Where there is no huge
+    /// page, but small ones, it is the base page.
     pub(super) fn map_huge(
         &self,
         mut pt: PtGuard<'_>,
         vma: &LockedVma<'_>,
         gfn: Gfn,
-    ) -> Result<Resolved, FaultError> {
+    ) -> Result<Step, FaultError> {
         let first = Self::pages_of(gfn, PageSize::Huge);
-        self.map_zeroed(&mut pt, vma, first.clone(), PageSize::Huge)?;
-        self.counts.add(FaultReason::Huge, 1);
+        let Mapped { pages, missing } = match self.map_zeroed(&mut pt, vma, first.clone(), PageSize::Huge) {
+            Err(FaultError::NoFrame { .. }) if self.has_base_frames() => {
+                self.counts.add(FaultReason::HugeFallback, 1);
+                return self.map_base(pt, vma, gfn);
+            }
+            mapped => mapped?,
+        };
+        match missing {
+            None => self.counts.add(FaultReason::Huge, 1),
+            Some(error) if pages.is_empty() => return Err(error),
+            Some(_) => {
+                // There are base pages now.
+                self.counts.add(FaultReason::HugeFallback, 1);
+                return Ok(Step::Again(FaultReason::Concurrent));
+            }
+        }
         drop(pt);
         let FaultAround { huge_pages, most_huge_pages, .. } = self.around;
         let continued = self.streams.continued(first.start, huge_pages, most_huge_pages);
@@ -57,8 +95,12 @@ impl Mm {
             mapped.end = next.plus(PageSize::Huge.pages());
         }
         self.streams.advance(mapped.start, window, &mapped);
-        self.install.wake(self.offsets(&mapped)).map_err(|source| FaultError::Host { gfn, source })?;
-        Ok(Resolved::Done)
+        Ok(Step::Mapped(mapped))
+    }
+
+    /// Whether what cannot be huge can be mapped by base pages.
+    pub(super) fn has_base_frames(&self) -> bool {
+        self.pool().memory() != PoolMemory::Hugetlb
     }
 
     /// Maps the huge page at `block` if nothing is mapped there and its frames need no work. Whether it did.
@@ -68,8 +110,10 @@ impl Mm {
             return false;
         }
         let Ok(mut pt) = self.lock_entries(block) else { return false };
-        let empty = pt.state() == crate::pgtable::SlotState::None;
-        let mapped = empty && self.map_zeroed(&mut pt, vma, pages, PageSize::Huge).is_ok();
+        let mapped = pt.state() == SlotState::None
+            && self
+                .map_zeroed(&mut pt, vma, pages, PageSize::Huge)
+                .is_ok_and(|mapped| mapped.missing.is_none());
         self.counts.add(FaultReason::Around, u64::from(mapped));
         mapped
     }
@@ -82,18 +126,24 @@ impl Mm {
         let empty = |pt: &PtGuard<'_>, gfn: u64| pt.entry(Gfn::new(gfn)).is_none();
         let after = (mapped.end.get()..window.end.get()).take_while(|&gfn| empty(pt, gfn)).count() as u64;
         let before = (window.start.get()..gfn.get()).rev().take_while(|&gfn| empty(pt, gfn)).count() as u64;
-        let behind = mapped.end..mapped.end.plus(after);
+        mapped.end = self.map_neighbours(pt, vma, mapped.end..mapped.end.plus(after)).end;
         let ahead = Gfn::new(gfn.get() - before)..gfn;
-        // What fails here fails again, and says so, when somebody touches it.
-        if after > 0 && self.map_zeroed(pt, vma, behind.clone(), PageSize::Base).is_ok() {
-            mapped.end = behind.end;
-            self.counts.add(FaultReason::Around, after);
-        }
-        if before > 0 && self.map_zeroed(pt, vma, ahead.clone(), PageSize::Base).is_ok() {
+        if self.map_neighbours(pt, vma, ahead.clone()) == ahead {
             mapped.start = ahead.start;
-            self.counts.add(FaultReason::Around, before);
         }
         self.streams.advance(gfn, pages, &mapped);
+        mapped
+    }
+
+    /// Maps `pages`, of which there may be none; returns those that are mapped. What fails here fails again, and says
+    /// so, when somebody touches it.
+    fn map_neighbours(&self, pt: &mut PtGuard<'_>, vma: &LockedVma<'_>, pages: Range<Gfn>) -> Range<Gfn> {
+        let none = pages.start..pages.start;
+        if pages.is_empty() {
+            return none;
+        }
+        let mapped = self.map_zeroed(pt, vma, pages, PageSize::Base).map_or(none, |mapped| mapped.pages);
+        self.counts.add(FaultReason::Around, mapped.end.get() - mapped.start.get());
         mapped
     }
 
@@ -111,46 +161,61 @@ impl Mm {
         (Gfn::new(start.max(begin))..Gfn::new(end.min(behind)), pages)
     }
 
-    /// Takes frames that are zero for `pages`, none of which is mapped, and maps them by entries of `size`. All, or none.
+    /// Takes frames that are zero for `pages`, none of which is mapped, and maps them by entries of `size`.
+    ///
+    /// # Errors
+    /// There are no frames, and nothing was done.
     fn map_zeroed(
         &self,
         pt: &mut PtGuard<'_>,
         vma: &VmaSpec,
         pages: Range<Gfn>,
         size: PageSize,
-    ) -> Result<(), FaultError> {
+    ) -> Result<Mapped, FaultError> {
         let gfn = pages.start;
-        self.pool().take_zeroed(self.frames(&pages)).map_err(|source| no_frame(gfn, source))?;
-        self.map_taken(pt, vma, pages.clone(), size).inspect_err(|error| {
-            if !matches!(error, FaultError::Stuck { .. }) {
-                // The host maps none of it now.
-                self.give_back(&pages);
-            }
-        })
+        let taken = Taken::zeroed(self, pages, size).map_err(|source| FaultError::NoFrame { gfn, source })?;
+        Ok(self.map_taken(pt, vma, taken, size, EntryFlags::EMPTY))
     }
 
-    /// Maps `pages`, none of which is mapped and whose frames are this caller's and hold what the guest shall see. All, or
-    /// none.
+    /// Maps the pages of `taken`, none of which is mapped and whose frames hold what the guest shall see, by entries of
+    /// `size` and with `marks`.
     pub(super) fn map_taken(
         &self,
         pt: &mut PtGuard<'_>,
         vma: &VmaSpec,
-        pages: Range<Gfn>,
+        mut taken: Taken<'_>,
         size: PageSize,
+        marks: EntryFlags,
+    ) -> Mapped {
+        let start = taken.pages().start;
+        let (flags, protected) = Self::first_flags(vma);
+        let (count, missing) = self.map_in_host(&mut taken, protected);
+        let entered = self.enter_first(pt, &mut taken, count, size, flags | marks);
+        Mapped { pages: start..taken.pages().start, missing: entered.err().or(missing) }
+    }
+
+    /// Enters the first `count` pages of `taken`, which the host maps: by entries of `size`, or where that is a huge page
+    /// of which the host maps only a part, by base entries.
+    pub(super) fn enter_first(
+        &self,
+        pt: &mut PtGuard<'_>,
+        taken: &mut Taken<'_>,
+        count: u64,
+        size: PageSize,
+        flags: EntryFlags,
     ) -> Result<(), FaultError> {
-        let flags = Self::first_flags(vma);
-        let protected = !flags.contains(EntryFlags::WRITE) || flags.contains(EntryFlags::WP);
-        self.map_in_host(&pages, protected)?;
-        let mut gfn = pages.start;
-        while gfn < pages.end {
+        let size = if count.is_multiple_of(size.pages()) { size } else { PageSize::Base };
+        if count > 0 && size == PageSize::Base {
+            let _exposed = pt.expose_table();
+        }
+        for _ in 0..count / size.pages() {
+            let gfn = taken.pages().start;
             if let Err(error) = self.enter(pt, gfn, size, flags) {
-                // A bug of ours, and the guest must not run into it: as if nothing had been mapped.
+                // A bug of ours.
                 log::error!("guest page {:#x} is not entered: {error}", gfn.get());
-                self.leave(pt, pages.start..gfn, size);
-                self.zap(&pages)?;
                 return Err(FaultError::Contended { gfn });
             }
-            gfn = gfn.plus(size.pages());
+            taken.entered(size.pages());
         }
         Ok(())
     }
@@ -187,72 +252,48 @@ impl Mm {
         Ok(())
     }
 
-    /// Takes entries away that [`enter`](Self::enter) has just made.
-    fn leave(&self, pt: &mut PtGuard<'_>, pages: Range<Gfn>, size: PageSize) {
-        let mut gfn = pages.start;
-        while gfn < pages.end {
-            match size {
-                PageSize::Base => pt.clear_page(gfn),
-                PageSize::Huge => pt.clear_huge(),
-            };
-            if let Some(folio) = self.folios.borrow(self.frame(gfn).index(), size) {
-                match size {
-                    PageSize::Base => folio.unmap_page(0),
-                    PageSize::Huge => folio.unmap_huge(),
-                }
-                drop(folio.put_many(1));
+    /// Has the host map the pages of `taken`. How many it maps now, from the first on, and why not the others.
+    fn map_in_host(&self, taken: &mut Taken<'_>, protected: bool) -> (u64, Option<FaultError>) {
+        let Range { start, end } = self.offsets(taken.pages());
+        let page = if self.has_base_frames() { PAGE_SIZE } else { BLOCK_SIZE };
+        // Should this end by a panic, nobody knows what the host maps.
+        taken.show((end - start) / PAGE_SIZE);
+        let (mut at, mut tries) = (start, 0);
+        let (missing, doubtful) = loop {
+            let gfn = taken.pages().start.plus((at - start) / PAGE_SIZE);
+            if at == end {
+                break (None, 0);
             }
-            gfn = gfn.plus(size.pages());
-        }
-    }
-
-    /// The flags that a page of `vma` is mapped with at first.
-    fn first_flags(vma: &VmaSpec) -> EntryFlags {
-        match (vma.flags.writable, vma.flags.dirty_tracked) {
-            (true, false) => EntryFlags::WRITE | EntryFlags::YOUNG,
-            (true, true) => EntryFlags::WRITE | EntryFlags::WP | EntryFlags::YOUNG,
-            (false, false) => EntryFlags::YOUNG,
-            // For when writes are allowed.
-            (false, true) => EntryFlags::WP | EntryFlags::YOUNG,
-        }
-    }
-
-    /// Has the host map all of `pages`, or none.
-    fn map_in_host(&self, pages: &Range<Gfn>, protected: bool) -> Result<(), FaultError> {
-        let gfn = pages.start;
-        let all = self.offsets(pages);
-        let mut rest = all.clone();
-        for _ in 0..HOST_TRIES {
-            let error = match self.install.map(rest.clone(), protected) {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            match error {
-                InstallError::Again { done } => {
+            if tries == HOST_TRIES {
+                break (Some(FaultError::Contended { gfn }), 0);
+            }
+            tries += 1;
+            let done = match self.install.map(at..end, protected) {
+                Ok(()) => end - at,
+                Err(InstallError::Again { done }) => {
                     self.counts.add(FaultReason::HostAgain, 1);
-                    rest.start += done;
+                    done
                 }
-                InstallError::Exists { done } => {
-                    // Not known here, so it must not be there.
+                Err(InstallError::Exists { done }) => {
+                    // Not known here, so it must not be there. The frame keeps what may have been written by it.
                     self.counts.add(FaultReason::HostExists, 1);
-                    log::debug!("an unknown entry, {done:#x} bytes into {rest:#x?}");
-                    self.zap(pages)?;
-                    rest = all.clone();
+                    let unknown = at + done..(at + done + page).min(end);
+                    log::debug!("an unknown entry at {unknown:#x?}");
+                    if let Err(source) = self.install.zap(unknown) {
+                        at += done;
+                        break (Some(FaultError::Stuck { gfn, source }), page / PAGE_SIZE);
+                    }
+                    done
                 }
-                error => {
-                    self.zap(pages)?;
-                    return match Self::host_failed(gfn, error) {
-                        Err(error) => Err(error),
-                        Ok(_) => Err(FaultError::Contended { gfn }),
-                    };
-                }
+                Err(error) => break (Some(error.of(gfn)), 0),
+            };
+            if done > 0 {
+                (at, tries) = (at + done, 0);
             }
-            if rest.is_empty() {
-                return Ok(());
-            }
-        }
-        self.zap(pages)?;
-        Err(FaultError::Contended { gfn })
+        };
+        let count = (at - start) / PAGE_SIZE;
+        taken.show(count + doubtful);
+        (count, missing)
     }
 }
 
@@ -263,8 +304,4 @@ enum EnterError {
     Claim(#[from] crate::folio::ClaimError),
     #[error(transparent)]
     Set(#[from] SetError),
-}
-
-pub(super) fn no_frame(gfn: Gfn, source: TakeError) -> FaultError {
-    FaultError::NoFrame { gfn, source }
 }

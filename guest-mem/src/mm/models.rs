@@ -10,6 +10,7 @@
 //! | `faults::huge` | `TableFirst` |
 //! | `faults::huge_and_base` | |
 //! | `faults::filled` | `FillUnlooked` |
+//! | `faults::given_up` | `LateFill` |
 //! | `discards::and_a_fault` | `OpenFirst` `NoWake` `WakeFirst` |
 //! | `discards::and_a_subscriber` | `CloseFirst` `FreeBeforeEnd` |
 //! | `discards::and_a_reader` | |
@@ -134,9 +135,14 @@ impl Guest {
 
     /// What a vCPU does at `gfn`: it faults, sleeps until somebody wakes it, and looks again.
     fn access(&self, gfn: Gfn) {
+        self.access_by(gfn, Scratch::default());
+    }
+
+    /// As [`access`](Self::access), resolved by a handler with this `scratch`.
+    fn access_by(&self, gfn: Gfn, mut scratch: Scratch) {
         while !self.mm.table.walk(gfn).is_present() {
             let before = lock(&self.host.wakes)[gfn.in_block()];
-            self.mm.fault(gfn, Cause::NotMapped, &mut Scratch::default()).unwrap();
+            self.mm.fault(gfn, Cause::NotMapped, &mut scratch).unwrap();
             let mut wakes = lock(&self.host.wakes);
             while wakes[gfn.in_block()] == before {
                 wakes = wait(&self.host.woken, wakes);

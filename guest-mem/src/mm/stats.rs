@@ -45,11 +45,13 @@ pub enum FaultReason {
     Shrunk,
     /// Pages that were given up, after their faults had failed for too long.
     Poisoned,
+    /// A huge page was wanted and there was none: base pages were mapped instead.
+    HugeFallback,
 }
 
 impl FaultReason {
     /// All of them, in declaration order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Huge,
         Self::Base,
         Self::Spurious,
@@ -70,6 +72,7 @@ impl FaultReason {
         Self::Around,
         Self::Shrunk,
         Self::Poisoned,
+        Self::HugeFallback,
     ];
 
     /// What reports call it.
@@ -96,6 +99,7 @@ impl FaultReason {
             Self::Around => "around",
             Self::Shrunk => "shrunk",
             Self::Poisoned => "poisoned",
+            Self::HugeFallback => "huge_fallback",
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Pages that the host mapped and did not take back when it should have: their frames stay taken until it does.
+//! Pages that the host may map and that are not entered: their frames stay taken.
 //!
-//! Nothing is entered for such a page, but the guest may reach its frame; given back, the frame could be zeroed under
-//! the guest's writes. So whoever next has to do with the page asks the host again first.
+//! It takes a panic between the two, or a host that neither maps a page nor takes it back. The guest may have written
+//! such a page, so its frame is neither given back nor zeroed; whoever faults there next enters it as it is.
 
 use std::{io, ops::Range};
 
@@ -10,8 +10,13 @@ use mmu_notifier::{
     sync::{Mutex, Tally, lock},
 };
 
-use super::{FaultError, Mm, bytes_of};
-use crate::{Gfn, pgtable::PtGuard};
+use super::{FaultError, Mm, bytes_of, taken::Taken};
+use crate::{
+    BLOCK_PAGES, Gfn, PageSize,
+    pgtable::{EntryFlags, PtGuard, SlotState},
+    pool::PoolMemory,
+    vma::{LockedVma, VmaSpec},
+};
 
 /// The pages of one address space that are stuck.
 #[derive(Debug, Default)]
@@ -19,74 +24,155 @@ pub(super) struct Stuck {
     /// How many ranges there are, for those who would rather not take the lock. Orders nothing: a range is stuck and freed
     /// under its page-table lock.
     count: Tally,
-    /// A leaf. Empty unless the host refuses to zap.
-    pages: Mutex<Vec<Range<Gfn>>>,
+    /// A leaf. Each range lies in one of 2 MiB. Empty unless something went wrong.
+    ranges: Mutex<Vec<Range<Gfn>>>,
 }
 
 impl Stuck {
-    fn push(&self, pages: Range<Gfn>) {
-        let mut all = lock(&self.pages);
+    /// Adds `pages`, of one 2 MiB range whose lock is held.
+    pub(super) fn push(&self, pages: Range<Gfn>) {
+        let mut all = lock(&self.ranges);
         all.push(pages);
         self.count.set(all.len() as u64);
     }
 
-    /// Takes a range out that begins in the 2 MiB range at `block`.
-    fn pop_in(&self, block: Gfn) -> Option<Range<Gfn>> {
+    /// Takes the pages of `range` out, of one 2 MiB range whose lock is held.
+    fn take(&self, range: &Range<Gfn>) -> Vec<Range<Gfn>> {
+        if self.count.get() == 0 {
+            return Vec::new();
+        }
+        let mut all = lock(&self.ranges);
+        let (inside, mut rest): (Vec<_>, Vec<_>) = all.drain(..).partition(|pages| overlap(pages, range));
+        for pages in &inside {
+            let outside = [pages.start..range.start, range.end..pages.end];
+            rest.extend(outside.into_iter().filter(|part| part.start < part.end));
+        }
+        *all = rest;
+        self.count.set(all.len() as u64);
+        let cut = |pages: Range<Gfn>| pages.start.max(range.start)..pages.end.min(range.end);
+        inside.into_iter().map(cut).collect()
+    }
+
+    /// The stuck range that has `gfn`.
+    fn find(&self, gfn: Gfn) -> Option<Range<Gfn>> {
         if self.count.get() == 0 {
             return None;
         }
-        let mut all = lock(&self.pages);
-        let at = all.iter().position(|pages| pages.start.block() == block)?;
-        let pages = all.swap_remove(at);
-        self.count.set(all.len() as u64);
-        Some(pages)
+        lock(&self.ranges).iter().find(|pages| pages.contains(&gfn)).cloned()
+    }
+
+    /// The first page of each.
+    fn all(&self) -> Vec<Gfn> {
+        if self.count.get() == 0 {
+            return Vec::new();
+        }
+        lock(&self.ranges).iter().map(|pages| pages.start).collect()
     }
 
     /// The 2 MiB ranges of those that have a page in `range`.
     fn blocks_in(&self, range: AddressRange) -> Vec<Gfn> {
+        if self.count.get() == 0 {
+            return Vec::new();
+        }
         let concerned = |pages: &&Range<Gfn>| bytes_of(pages).is_some_and(|bytes| bytes.overlaps(range));
-        lock(&self.pages).iter().filter(concerned).map(|pages| pages.start.block()).collect()
+        lock(&self.ranges).iter().filter(concerned).map(|pages| pages.start.block()).collect()
     }
 }
 
+fn overlap(one: &Range<Gfn>, other: &Range<Gfn>) -> bool {
+    one.start < other.end && other.start < one.end
+}
+
 impl Mm {
-    /// Takes whatever the host has at `pages` away, whose frames are taken and of which nothing is entered.
+    /// Enters what is stuck around `gfn`, with what it holds.
     ///
     /// # Errors
-    /// [`FaultError::Stuck`] if the host does not; the frames are not to be given back then: [`unstick`](Self::unstick)
-    /// does.
-    pub(super) fn zap(&self, pages: &Range<Gfn>) -> Result<(), FaultError> {
-        self.install.zap(self.offsets(pages)).map_err(|source| {
-            self.stuck.push(pages.clone());
-            FaultError::Stuck { gfn: pages.start, source }
-        })
-    }
-
-    /// Asks the host again for what is stuck under the lock of `pt`, and gives the frames of what it takes back to the
-    /// pool.
-    ///
-    /// # Errors
-    /// [`FaultError::Stuck`] if it still refuses.
-    pub(super) fn unstick(&self, pt: &PtGuard<'_>) -> Result<(), FaultError> {
-        while let Some(pages) = self.stuck.pop_in(pt.block()) {
-            self.zap(&pages)?;
-            self.give_back(&pages);
+    /// [`FaultError::Stuck`] if the host may let writes through that are to be seen or forbidden.
+    pub(super) fn enter_stuck(
+        &self,
+        pt: &mut PtGuard<'_>,
+        vma: &LockedVma<'_>,
+        gfn: Gfn,
+    ) -> Result<(), FaultError> {
+        let Some(pages) = self.stuck.find(gfn) else { return Ok(()) };
+        // It may have been cut since.
+        let [start, end] = [vma.range.start(), vma.range.end()].map(Gfn::of);
+        let pages = pages.start.max(start)..pages.end.min(end);
+        let _stuck = self.stuck.take(&pages);
+        let mut taken = Taken::shown(self, pages.clone());
+        let (flags, protected) = Self::first_flags(vma);
+        if protected {
+            self.install
+                .protect(self.offsets(&pages), true)
+                .map_err(|source| FaultError::Stuck { gfn, source })?;
         }
-        Ok(())
+        let count = pages.end.get() - pages.start.get();
+        let size = if pt.state() == SlotState::None && count == BLOCK_PAGES && Self::may_be_huge(vma, gfn) {
+            PageSize::Huge
+        } else {
+            PageSize::Base
+        };
+        // Who writes is not known.
+        self.enter_first(pt, &mut taken, count, size, flags | EntryFlags::DIRTY)
     }
 
-    /// As [`unstick`](Self::unstick), for all that has a page in `range`.
+    /// Enters all that is stuck, as far as the host lets it be.
+    pub(crate) fn enter_all_stuck(&self) {
+        for gfn in self.stuck.all() {
+            let mmap = self.vmas.mmap_lock().read();
+            let vmas = self.vmas.under(&mmap);
+            let Some(vma) = vmas.lock(gfn.address()) else { continue };
+            let entered = self.lock_entries(gfn).and_then(|mut pt| self.enter_stuck(&mut pt, &vma, gfn));
+            if let Err(error) = entered {
+                log::warn!("{error}");
+            }
+        }
+    }
+
+    /// Gives the frames of what is stuck in `range` back to the pool, whatever they hold; of a huge page of which only a
+    /// part is in it, that part is zeroed.
     ///
     /// # Errors
-    /// What the host said at the first that it still refuses to take back.
-    pub(super) fn unstick_all(&self, range: AddressRange) -> io::Result<()> {
+    /// What the host said at the first that it does not take back.
+    pub(super) fn free_stuck(&self, range: AddressRange) -> io::Result<()> {
         for block in self.stuck.blocks_in(range) {
-            let freed = self.lock_entries(block).and_then(|pt| self.unstick(&pt));
-            freed.map_err(|error| match error {
-                FaultError::Stuck { source, .. } => source,
-                error => io::Error::other(error),
-            })?;
+            let pt = self.lock_entries(block).map_err(io::Error::other)?;
+            self.free_stuck_of(&pt, range)?;
         }
         Ok(())
+    }
+
+    fn free_stuck_of(&self, pt: &PtGuard<'_>, range: AddressRange) -> io::Result<()> {
+        let block = Self::pages_of(pt.block(), PageSize::Huge);
+        let asked = Gfn::of(range.start()).max(block.start)..Gfn::of(range.end()).min(block.end);
+        let is_part = self.pool().memory() == PoolMemory::Hugetlb && asked != block;
+        let mut result = Ok(());
+        for pages in self.stuck.take(if is_part { &block } else { &asked }) {
+            if is_part {
+                result = result.and(self.pool().zero(self.frames(&asked)).map_err(io::Error::other));
+                self.stuck.push(pages);
+                continue;
+            }
+            match self.install.zap(self.offsets(&pages)) {
+                Ok(()) => self.give_back(&pages),
+                Err(error) => {
+                    self.stuck.push(pages);
+                    result = result.and(Err(error));
+                }
+            }
+        }
+        result
+    }
+
+    /// The flags that a page of `vma` is mapped with at first, and whether writes to it fault.
+    pub(super) fn first_flags(vma: &VmaSpec) -> (EntryFlags, bool) {
+        let flags = match (vma.flags.writable, vma.flags.dirty_tracked) {
+            (true, false) => EntryFlags::WRITE | EntryFlags::YOUNG,
+            (true, true) => EntryFlags::WRITE | EntryFlags::WP | EntryFlags::YOUNG,
+            (false, false) => EntryFlags::YOUNG,
+            // For when writes are allowed.
+            (false, true) => EntryFlags::WP | EntryFlags::YOUNG,
+        };
+        (flags, !vma.flags.writable || vma.flags.dirty_tracked)
     }
 }

@@ -1,8 +1,10 @@
 //! The memory manager over a host that maps nothing, with frames that are real memory.
 #![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
+mod faulty;
 mod history;
 mod naive;
+mod partial;
 mod rules;
 mod threads;
 

@@ -3,8 +3,9 @@
 use std::{
     cell::Cell,
     hint, io,
+    ops::Deref,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Weak},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -18,14 +19,14 @@ use mmu_notifier::{
 };
 
 use super::{
-    Shared, clock,
+    Shared,
     record::{BATCH, Record},
     trace::{FaultTrace, Trace},
 };
 use crate::{
-    Gfn, host,
+    Gfn, Mm, host,
     host::{Event, FaultKind, Operation},
-    mm::{Cause, FillWatch, RunningFill, Scratch, Ticket},
+    mm::{self, Cause, FillWatch, Resolved, RunningFill, Scratch, Ticket},
 };
 
 /// What a handler does while there is no fault.
@@ -78,18 +79,21 @@ impl Handler {
             dead: AtomicBool::new(false),
         });
         let thread = thread::Builder::new().name("fault-handler".to_owned()).spawn({
-            let (shared, seen) = (Arc::clone(shared), Arc::clone(&seen));
+            let (serving, seen, cpu) =
+                (Serving(Arc::downgrade(shared)), Arc::clone(&seen), shared.config.cpu);
             move || {
                 IS_HANDLER.set(true);
-                if let Some(cpu) = shared.config.cpu
+                if let Some(cpu) = cpu
                     && let Err(error) = host::bind_thread(cpu)
                 {
                     log::warn!("a fault handler is not bound to processor {cpu}: {error}");
                 }
-                let died = catch_unwind(AssertUnwindSafe(|| seen.serve(&shared))).is_err();
+                let died = catch_unwind(AssertUnwindSafe(|| seen.serve(&serving))).is_err();
                 // Release: pairs with `is_dead`.
                 seen.dead.store(died, Release);
-                shared.wake_supervisor();
+                if let Some(shared) = serving.shared() {
+                    shared.wake_supervisor();
+                }
             }
         })?;
         Ok(Self { seen, thread, given_up: None })
@@ -147,13 +151,39 @@ impl Handler {
     }
 }
 
+/// What a handler serves, if that still goes on. Nothing of it is held while a filler runs: one that never returns would
+/// keep it for ever.
+struct Serving(Weak<Shared>);
+
+/// The address space that is served, for as long as it takes to work on it.
+struct Served(Arc<Shared>);
+
+impl Serving {
+    fn shared(&self) -> Option<Arc<Shared>> {
+        self.0.upgrade()
+    }
+
+    fn mm(&self) -> Option<Served> {
+        self.shared().map(Served)
+    }
+}
+
+impl Deref for Served {
+    type Target = Mm;
+
+    fn deref(&self) -> &Mm {
+        &self.0.mm
+    }
+}
+
 impl Seen {
-    fn serve(&self, shared: &Shared) {
+    fn serve(&self, serving: &Serving) {
         let mut scratch = Scratch::watched(Arc::clone(&self.fill));
         let mut batch = [Event::default(); BATCH];
         let mut idle_since = Instant::now();
         // Acquire: pairs with the swap in `replace`.
         while !self.replaced.load(Acquire) {
+            let Some(shared) = serving.shared() else { return };
             let events = match shared.uffd.read_batch(&mut batch) {
                 Ok(events) => events,
                 Err(error) => {
@@ -166,7 +196,7 @@ impl Seen {
                 }
             };
             if events.is_empty() {
-                if !wait(shared, idle_since) {
+                if !wait(&shared, idle_since) {
                     return;
                 }
                 continue;
@@ -174,29 +204,36 @@ impl Seen {
             for (at, event) in events.iter().enumerate() {
                 self.record.note(at, event.address);
             }
+            drop(shared);
             for (at, event) in events.iter().enumerate() {
-                // Acquire: as above. Whoever was replaced is watched no more, and leaves the rest to others.
-                if self.replaced.load(Acquire) || shared.is_stopping() {
-                    shared.wake(event.address);
-                } else {
-                    self.resolve(shared, event, clock::now(), &mut scratch);
-                }
+                self.resolve(serving, event, &mut scratch);
                 self.record.strike(at);
             }
             idle_since = Instant::now();
         }
     }
 
-    fn resolve(&self, shared: &Shared, event: &Event, read: u64, scratch: &mut Scratch) {
-        let range = shared.mm.range();
-        let address = range.start() + (event.address & !(PAGE_SIZE - 1)).saturating_sub(shared.window);
+    fn resolve(&self, serving: &Serving, event: &Event, scratch: &mut Scratch) {
+        let read = host::time_stamp();
+        let Some(shared) = serving.shared() else { return };
+        // Acquire: pairs with the swap in `replace`. Whoever was replaced is watched no more, and leaves the rest to
+        // others.
+        if self.replaced.load(Acquire) || shared.is_stopping() {
+            return shared.wake(event.address);
+        }
+        let page = (event.address & !(PAGE_SIZE - 1)).saturating_sub(shared.window);
+        let address = shared.mm.range().start() + page;
+        drop(shared);
         let cause = match event.kind {
             FaultKind::WriteProtected => Cause::WriteProtected,
             FaultKind::Missing | FaultKind::Minor => Cause::NotMapped,
         };
         // It counts and logs what fails, and wakes.
-        let _counted = shared.mm.fault(Gfn::of(address), cause, scratch);
-        self.trace.keep(FaultTrace { address, read, resolved: clock::now() });
+        let resolved = match mm::resolve(|| serving.mm(), Gfn::of(address), cause, scratch) {
+            Some(Ok(Resolved::Done { at })) => at,
+            _ => host::time_stamp(),
+        };
+        self.trace.keep(FaultTrace { address, read, resolved });
     }
 }
 

@@ -57,6 +57,10 @@ impl Shared {
                 lost.give_up(fill);
             }
         }
+        if lost.is_dead() {
+            // What it had the host map, and did not enter.
+            self.mm.enter_all_stuck();
+        }
         lost.unresolved().for_each(|address| self.wake(address));
         (!lost.is_dead()).then_some(lost)
     }

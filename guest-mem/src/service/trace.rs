@@ -1,4 +1,12 @@
 //! When a handler had a fault, and when it had resolved it.
+//!
+//! ```text
+//! vCPU      touches, leaves the guest                              wakes, asks for its entry again, goes on
+//! handler                              reads .... entry .... UFFDIO_WAKE
+//!                                      ^ read                ^ resolved: just before
+//! ```
+//! Who is woken may go on before the call that wakes returns, on another processor. So the call counts as the way back,
+//! all of it: a stamp behind it would say that there was none.
 
 use mmu_notifier::sync::{Mutex, lock};
 
@@ -9,7 +17,7 @@ pub struct FaultTrace {
     pub address: u64,
     /// When the handler had read the event.
     pub read: u64,
-    /// When whoever waited had been woken.
+    /// Just before whoever waited was woken; where that was left to somebody else, when this handler was done with it.
     pub resolved: u64,
 }
 

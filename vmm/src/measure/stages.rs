@@ -1,12 +1,14 @@
 //! What the time of a fault goes into that this process resolved.
 //!
 //! ```text
-//! guest    touches ............................................ next instruction
-//! handler              has it ........ has resolved it
-//!          <-- wake --><--- resolve ---><------- resume ------>
+//! guest    touches ................................................ next instruction
+//! handler              has it ....... has the entry, wakes
+//!          <-- wake --><-- resolve --><-------- resume -------->
 //! ```
 //! The guest stamps the ends of a touch, the handler what lies between; the guest's stamps are told in the host's time.
-//! So the three add up to the touch. Where the guest went on before the handler was done, there is no time to resume.
+//! So the three add up to the touch. To wake (UFFDIO_WAKE, the signal to the other processor, the thread that is scheduled
+//! there) is part of the guest's way back, as is KVM's second look for the entry: the guest may go on before the call that
+//! wakes it has returned. Where it went on before it was woken, as the entry was there already, there is no time to resume.
 //!
 //! Touches and faults find each other by their page and by their time: of several touches of one page it is that in
 //! which the handler got the fault. A fault in none was taken by nobody who was being timed, and is left out.
@@ -29,7 +31,7 @@ pub struct Stages {
     pub touch: Histogram<u64>,
     /// From the guest's access until a handler had it.
     pub wake: Histogram<u64>,
-    /// From then until the handler had resolved it, or until the guest went on if that came first.
+    /// From then until the handler was about to wake the guest, or until the guest went on if that came first.
     pub resolve: Histogram<u64>,
     /// From then until the guest's next instruction.
     pub resume: Histogram<u64>,

@@ -1,7 +1,7 @@
 //! Faults against faults in one 2 MiB range.
 
 use super::*;
-use crate::vma::VmaChange;
+use crate::{mm::FillWatch, vma::VmaChange};
 
 /// A fault at each of `pages` on a thread of its own, and nobody is left asleep.
 fn two_faults(planted: Option<Bug>, guest: fn() -> Arc<Guest>, pages: [Gfn; 2], huge: u64, base: u64) {
@@ -50,6 +50,36 @@ fn of_two_fills_of_one_page_one_maps_it() {
 #[should_panic(expected = "Taken")]
 fn planted_filling_without_a_look_is_caught() {
     filled(Some(Bug::FillUnlooked));
+}
+
+/// A fill is given up, or is not, while its filler runs; whoever faults next fills the page.
+fn given_up(planted: Option<Bug>) {
+    explore(PREEMPTIONS, planted, || {
+        let guest = Guest::of_filled_pages();
+        let watch = Arc::new(FillWatch::default());
+        let watched = Arc::clone(&watch);
+        let stalled = spawn(&guest, move |guest| guest.access_by(PAGES[0], Scratch::watched(watched)));
+        // A supervisor that takes every filler for one that stalls.
+        if let Some(fill) = watch.running() {
+            guest.mm.give_up_fill(fill.ticket);
+        }
+        guest.access(PAGES[0]);
+        guest.use_page(PAGES[0]);
+        stalled.join().unwrap();
+
+        guest.check_and_end();
+    });
+}
+
+#[test]
+fn a_fill_that_was_given_up_writes_nothing_that_the_guest_sees() {
+    given_up(None);
+}
+
+#[test]
+#[should_panic(expected = "Taken")]
+fn planted_taking_what_a_late_filler_returns_is_caught() {
+    given_up(Some(Bug::LateFill));
 }
 
 fn huge(planted: Option<Bug>) {

@@ -72,7 +72,7 @@ fn zeros_go_and_read_as_zeros_again_and_the_rest_stays() {
 
 #[test]
 fn a_huge_page_goes_as_a_whole_or_not_at_all() {
-    let mm = mm_on(PoolMemory::ShmemHuge, 2, None);
+    let mm = mm_on(PoolMemory::Shmem, 2, None);
     mm.modify(mm.range(), &VmaChange::Huge(HugePolicy::Always)).unwrap();
     write(&mm, 100, 0);
     write(&mm, 700, 1);

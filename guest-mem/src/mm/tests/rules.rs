@@ -1,8 +1,9 @@
 //! What the histories came upon, one by one.
 
-use super::*;
+use super::{faulty::mm_on_faulty, *};
 use crate::{
     BLOCK_PAGES, FaultAround,
+    mm::{Cause, Resolved, Scratch},
     vma::{HugePolicy, VmaChange, VmaFlags},
 };
 
@@ -35,4 +36,22 @@ fn a_part_of_a_huge_page_is_frozen_while_it_is_zeroed_and_usable_afterwards() {
     drop(pin);
     drop(mm);
     pool.assert_all_free();
+}
+
+#[test]
+fn a_fault_is_stamped_before_whoever_waits_is_woken() {
+    let with = |filler: Option<Arc<dyn Filler>>| MmConfig { filler, ..MmConfig::new(pages(0, 64)) };
+    for config in [with(None), with(Some(Arc::<Numbers>::default()))] {
+        let (mm, host) = mm_on_faulty(config, None);
+        for page in [0, 20, 63, 0] {
+            let before = crate::host::time_stamp();
+
+            let resolved = mm.fault(gfn(page), Cause::NotMapped, &mut Scratch::default()).unwrap();
+
+            let wakes = host.take_wakes();
+            assert!(wakes[0].0.contains(&(page * PAGE_SIZE)), "{wakes:?}");
+            let Resolved::Done { at } = resolved else { panic!("{resolved:?}") };
+            assert!(before <= at && at <= wakes[0].1, "{before} {at} {wakes:?}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::thread;
 
 use super::*;
 use crate::{
-    ChangeError, FaultReason, HostSettings, HugePagePool, HugePageSize, ManagedConfig,
+    ChangeError, FaultReason, HostSettings, HugePagePool, HugePageSize, ManagedConfig, Stock,
     vma::{HugePolicy, VmaChange},
 };
 
@@ -110,10 +110,12 @@ fn a_change_of_part_of_a_huge_page_is_refused() {
     assert_filled(&ram, ram.range(), 0);
 }
 
+/// Whether shared memory has transparent huge pages.
+const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
 /// RAM of transparent huge pages, on a host that is made to give them.
-fn transparent(pages: u64) -> Option<(HostSettings, GuestRam)> {
-    const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-    let settings = match HostSettings::lock().unwrap().set(SETTING, "advise") {
+fn transparent(pages: u64, managed: ManagedConfig) -> Option<(HostSettings, GuestRam)> {
+    let settings = match HostSettings::lock().unwrap().set(SHMEM_ENABLED, "advise") {
         Ok(settings) => settings,
         Err(refused) => {
             println!("skipped: {refused}");
@@ -121,12 +123,13 @@ fn transparent(pages: u64) -> Option<(HostSettings, GuestRam)> {
         }
     };
     let size = ByteSize::new(pages * HUGE).unwrap();
-    Some((settings, GuestRam::create(GuestRamConfig::new(size, Backing::ManagedThp)).unwrap()))
+    let config = GuestRamConfig { managed, ..GuestRamConfig::new(size, Backing::ManagedThp) };
+    Some((settings, GuestRam::create(config).unwrap()))
 }
 
 #[test]
 fn transparent_huge_pages_are_mapped_in_place_and_back() {
-    let Some((_settings, ram)) = transparent(4) else { return };
+    let Some((_settings, ram)) = transparent(4, ManagedConfig::default()) else { return };
     let mm = ram.mm().unwrap();
     mm.pool().wait_until_stocked();
     fill(&ram, ram.range(), 7);
@@ -145,4 +148,33 @@ fn transparent_huge_pages_are_mapped_in_place_and_back() {
     assert_filled(&ram, part(&ram, 2 * HUGE + M, M), 7);
     assert_filled(&ram, part(&ram, 3 * HUGE, HUGE), 0);
     assert!(huge() >= 2 * HUGE, "{:#x}", huge());
+}
+
+#[test]
+fn where_the_host_has_no_transparent_huge_page_small_ones_are_mapped() {
+    let managed = ManagedConfig { stock: Stock::None, ..ManagedConfig::default() };
+    let Some((settings, ram)) = transparent(2, managed) else { return };
+    let mm = ram.mm().unwrap();
+    // How many there are, and how many there should be as well: memory may be in pieces here.
+    let huge = || (mm.page_table().mapped().huge, mm.stats().of(FaultReason::HugeFallback));
+    fill(&ram, part(&ram, 0, HUGE), 7);
+    let (first, missing) = huge();
+    assert_eq!(first + missing, 1);
+
+    // As if it were.
+    let settings = settings.set(SHMEM_ENABLED, "never").unwrap();
+    fill(&ram, part(&ram, HUGE, HUGE), 8);
+
+    assert_eq!(huge(), (first, missing + 1));
+    assert_eq!(mm.page_table().mapped().base, (2 - first) * HUGE / PAGE_SIZE);
+    assert_filled(&ram, part(&ram, 0, HUGE), 7);
+    assert_filled(&ram, part(&ram, HUGE, HUGE), 8);
+    let _settings = settings.set(SHMEM_ENABLED, "advise").unwrap();
+    ram.discard(ram.range()).unwrap();
+    mm.pool().assert_all_free();
+    let (_, before) = huge();
+    fill(&ram, ram.range(), 9);
+    let (again, missing) = huge();
+    assert_eq!(again + missing - before, 2);
+    assert_filled(&ram, ram.range(), 9);
 }

@@ -79,3 +79,53 @@ fn a_handler_that_was_replaced_and_stalls_again_keeps_nobody_waiting() {
 
     assert!(!filler.in_vain.load(Relaxed), "somebody waited for a filler that had passed its deadline");
 }
+
+/// Its first fill takes until it is told that it is enough.
+#[derive(Default)]
+struct Endless {
+    fills: AtomicU64,
+    enough: AtomicBool,
+    returned: AtomicBool,
+}
+
+impl Filler for Endless {
+    fn name(&self) -> &'static str {
+        "endless"
+    }
+
+    fn fill(&self, _: u64, into: &mut [u8]) -> io::Result<()> {
+        if self.fills.fetch_add(1, Relaxed) == 0 {
+            while !self.enough.load(Relaxed) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            self.returned.store(true, Relaxed);
+        }
+        into.fill(7);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_filler_that_never_returns_keeps_nothing_of_a_ram_that_has_gone() {
+    let filler = Arc::new(Endless::default());
+    let service = ServiceConfig { deadline: DEADLINE, ..ServiceConfig::default() };
+    let managed = ManagedConfig { filler: Some(filler.clone()), service, ..ManagedConfig::default() };
+    let ram =
+        GuestRam::create(GuestRamConfig { managed, ..config("endless", Backing::Managed4kb, "2M") }).unwrap();
+    assert_eq!(ram.view().read_obj::<u8>(GuestAddress(ram.range().start())).unwrap(), 7);
+    let mm = Arc::downgrade(ram.mm().unwrap());
+    assert_eq!(ram.replaced_handlers(), 1);
+
+    drop(ram);
+
+    assert!(mm.upgrade().is_none(), "the memory manager outlives its RAM");
+    assert_eq!(maps_with("underlay:endless:"), [""; 0]);
+    assert!(!filler.returned.load(Relaxed));
+    filler.enough.store(true, Relaxed);
+    let started = Instant::now();
+    // The handler has gone when the filler is nobody's but this test's.
+    while Arc::strong_count(&filler) > 1 {
+        assert!(started.elapsed() < MOST, "the handler that was left behind does not end");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
