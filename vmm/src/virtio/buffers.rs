@@ -275,6 +275,18 @@ impl WriteBuffers {
         Some(GuestAddress(address.0 + len as u64 - 1))
     }
 
+    /// Leaves the next `count` bytes of the answer as they are.
+    ///
+    /// # Errors
+    /// [`TooShort`]; nothing is left out then.
+    pub fn skip(&mut self, count: usize) -> Result<(), TooShort> {
+        if count > self.0.len {
+            return Err(TooShort);
+        }
+        self.0.consume(count);
+        Ok(())
+    }
+
     /// Writes the next bytes of the answer.
     ///
     /// # Errors

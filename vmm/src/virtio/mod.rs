@@ -23,6 +23,7 @@ pub mod device;
 pub mod events;
 pub mod interrupt;
 pub mod mmio;
+pub mod net;
 pub mod queue;
 pub mod rng;
 #[cfg(test)]
