@@ -76,7 +76,7 @@ use crate::{
     pgtable::PageTable,
     pool::{Commitment, FramePool, Stretch},
     rmap::{Mapping, MmId},
-    vma::{VmaSpec, VmaTree},
+    vma::{PageSet, VmaSpec, VmaTree},
 };
 use discard::DiscardedParts;
 use failures::Failures;
@@ -106,6 +106,10 @@ pub struct Mm {
     closing: Mutex<()>,
     /// A leaf.
     discarded_parts: Mutex<DiscardedParts>,
+    /// Pages that were taken away where writes are tracked, since dirty pages were last collected. A leaf.
+    changed: Mutex<PageSet>,
+    /// Pages that somebody may wait to write, without permission. A leaf; added to under the VMA lock.
+    denied: Mutex<PageSet>,
     /// Where the next shrink begins, in bytes from the start. A hint.
     shrink_hand: Tally,
     counts: Counts,
@@ -145,6 +149,8 @@ impl Mm {
             stuck: Stuck::default(),
             closing: Mutex::new(()),
             discarded_parts: Mutex::default(),
+            changed: Mutex::default(),
+            denied: Mutex::default(),
             shrink_hand: Tally::new(),
             counts: Counts::default(),
             stretch,
@@ -265,7 +271,7 @@ impl Mm {
                 }
                 Err(error) => ControlFlow::Break(error),
             });
-        self.free_closed(self.range);
+        let _nobody_waits = self.free_closed(self.range);
         if let ControlFlow::Break(error) = closing {
             log::error!("frames of guest RAM stay out of use, as it could not be zapped: {error}");
         }

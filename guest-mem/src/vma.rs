@@ -37,6 +37,7 @@ use std::ops::Deref;
 use mmu_notifier::VmaLock;
 
 pub use commit::OverCommit;
+pub(crate) use page_set::PageSet;
 pub use snapshot::{LockedVma, LookedUp, StableVmas, Vmas};
 pub use spec::{HugePolicy, VmaChange, VmaFlags, VmaSpec};
 pub use tree::{InsertError, ModifyError, Removed, VmaTree};

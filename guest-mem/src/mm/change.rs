@@ -1,8 +1,8 @@
 //! Changing what was asked for: flags, huge policy, name, permission to write, tracking of writes.
 
-use std::{io, ops::ControlFlow};
+use std::{collections::BTreeSet, io, ops::ControlFlow};
 
-use mmu_notifier::{AddressRange, Event, Invalidation};
+use mmu_notifier::{AddressRange, Event, Invalidation, sync::lock};
 
 use super::Mm;
 use crate::{
@@ -71,15 +71,37 @@ impl Mm {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => ControlFlow::Break(error),
             });
+        if let VmaChange::DirtyTracked(_) = change {
+            lock(&self.changed).remove(range);
+        }
         drop(invalidation);
         drop(mmap);
-        let start = range.start() - self.range.start();
-        let woken = self.install.wake(start..start + range.len());
+        let woken = if *change == VmaChange::Writable(true) { self.wake_denied(range) } else { Ok(()) };
         changed
             .break_value()
             .map_or(Ok(()), Err)
             .and(woken)
             .map_err(|source| ChangeError::Host { range, source })
+    }
+
+    /// Wakes whoever was denied a write in `range`, and nobody else.
+    fn wake_denied(&self, range: AddressRange) -> io::Result<()> {
+        let runs: Vec<_> = {
+            let mut denied = lock(&self.denied);
+            let runs = denied.runs_in(range).collect();
+            denied.remove(range);
+            runs
+        };
+        let mut woken = Ok(());
+        for run in runs {
+            let start = run.start() - self.range.start();
+            if let Err(error) = self.install.wake(start..start + run.len()) {
+                // They still wait.
+                lock(&self.denied).insert(run);
+                woken = Err(error);
+            }
+        }
+        woken
     }
 
     /// What a change of `range` reaches: at its ends the whole of what may be a huge page, for that changes as one.
@@ -94,14 +116,15 @@ impl Mm {
         AddressRange::new(start, end - start).unwrap_or(range)
     }
 
-    /// Which pages of `range` were written since writes are tracked there, or since this was last asked with `clear`:
-    /// exact for the guest's writes, and for devices' by their pins. A huge page is one: all of its pages are returned,
-    /// those outside of `range` too.
+    /// Which pages of `range` have changed since writes are tracked there, or since this was last asked with `clear`, in
+    /// ascending order: those that the guest wrote, exactly; those that devices have pinned for writing, which stay dirty
+    /// as long as they are pinned; and those that were [discarded](Self::discard), which are as new, mapped or not.
+    /// A huge page is written as one: all of its pages are returned, those outside of `range` too.
     ///
     /// # Errors
-    /// [`ChangeError::Host`], when `clear` is set and the host did not protect them again.
+    /// [`ChangeError::Host`], when `clear` is set and the host did not protect them again. None is forgotten then.
     pub fn dirty_pages(&self, range: AddressRange, clear: bool) -> Result<Vec<Gfn>, ChangeError> {
-        let mut dirty = Vec::new();
+        let mut dirty = BTreeSet::new();
         let mmap = self.vmas.mmap_lock().write();
         let invalidation = clear
             .then(|| Invalidation::new(self.reached_by(range), Event::SoftDirty))
@@ -112,8 +135,19 @@ impl Mm {
                 Err(error) => ControlFlow::Break(error),
             }
         });
+        let mut changed = lock(&self.changed);
+        if let Some(source) = collected.break_value() {
+            let pages = dirty.into_iter().filter_map(|gfn: Gfn| super::bytes_of(&(gfn..gfn.plus(1))));
+            pages.for_each(|page| changed.insert(page));
+            return Err(ChangeError::Host { range, source });
+        }
+        dirty.extend(changed.runs_in(range).flat_map(Gfn::all_of));
+        if clear {
+            changed.remove(range);
+        }
+        drop(changed);
         drop(invalidation);
-        collected.break_value().map_or(Ok(dirty), |source| Err(ChangeError::Host { range, source }))
+        Ok(dirty.into_iter().collect())
     }
 
     fn collect_dirty(
@@ -121,7 +155,7 @@ impl Mm {
         pt: &mut PtGuard<'_>,
         part: AddressRange,
         clear: bool,
-        dirty: &mut Vec<Gfn>,
+        dirty: &mut BTreeSet<Gfn>,
     ) -> io::Result<()> {
         let found: Vec<_> =
             pt.entries(part).filter(|(_, entry)| entry.flags().contains(EntryFlags::DIRTY)).collect();
@@ -130,7 +164,11 @@ impl Mm {
             if clear && entry.is_present() {
                 // Protected first: a write between the two would be lost.
                 self.install.protect(self.offsets(&pages), true)?;
-                pt.update(gfn, EntryFlags::WP, EntryFlags::DIRTY);
+                pt.update(gfn, EntryFlags::WP, EntryFlags::EMPTY);
+                // A device may write what it has pinned at any time, and raises no fault.
+                if !self.is_pinned(entry) {
+                    pt.update(gfn, EntryFlags::EMPTY, EntryFlags::DIRTY);
+                }
             }
             dirty.extend((pages.start.get()..pages.end.get()).map(Gfn::new));
         }

@@ -37,7 +37,8 @@ impl Mm {
     /// pinned, which are left as they are and counted.
     ///
     /// A part of a huge page is zeroed, and reads as zeros also where a filler supplied the first content, until all of the
-    /// page was discarded. A discard is not a write: [`dirty_pages`](Self::dirty_pages) does not tell of it.
+    /// page was discarded. Where writes are tracked, [`dirty_pages`](Self::dirty_pages) tells of what was mapped and is as
+    /// new now. A page that was given up, as its faults had failed for too long, gets another chance.
     ///
     /// # Errors
     /// [`DiscardError`].
@@ -48,7 +49,7 @@ impl Mm {
         let _alone = lock(&self.closing);
         let mmap = self.vmas.mmap_lock().read();
         let refused = |source| DiscardError::Refused { range, source };
-        self.free_stuck(range).map_err(refused)?;
+        self.free_stuck(range).and_then(|()| self.cure(range)).map_err(refused)?;
         let mut all = Closed::default();
         let reached = self.reached_by(range);
         let invalidation = Invalidation::new(reached, Event::Clear);
@@ -65,18 +66,16 @@ impl Mm {
             });
         let announced = announced.unwrap_or_else(announce);
         if planted::is(Bug::FreeBeforeEnd) {
-            self.free_closed(range);
+            let _opened = self.free_closed(range);
         }
         drop(announced);
-        // Whoever faulted on a closed page was left alone, also on a huge one that reaches beyond the range.
-        let start = reached.start() - self.range.start();
-        let wake = || self.install.wake(start..start + reached.len());
         if planted::is(Bug::WakeFirst) {
-            let _woken = wake();
+            let _woken = self.install.wake(0..self.range.len());
         }
-        self.free_closed(range);
+        let opened = self.free_closed(range);
         drop(mmap);
-        let woken = if planted::is(Bug::NoWake) || planted::is(Bug::WakeFirst) { Ok(()) } else { wake() };
+        let forgotten = planted::is(Bug::NoWake) || planted::is(Bug::WakeFirst);
+        let woken = if forgotten { Ok(()) } else { self.wake_opened(&opened) };
         closing.break_value().map_or(Ok(()), Err).and(woken).map_err(refused)?;
         let Closed { zeroed_bytes, pinned_bytes } = all;
         let freed_bytes = range.len() - zeroed_bytes - pinned_bytes;
@@ -96,6 +95,7 @@ impl Mm {
             return self.zero_part(pt, part);
         }
         self.install.zap(self.offsets(&(first..Gfn::of(part.end()))))?;
+        let tracked = self.tracked_in(part);
         let size = if huge { PageSize::Huge } else { PageSize::Base };
         for gfn in Gfn::all_of(part).step_by(if huge { PAGES } else { 1 }) {
             let entry = pt.entry(gfn);
@@ -104,6 +104,7 @@ impl Mm {
             }
             if self.free_folio(entry) {
                 let _was = pt.replace(gfn, entry.migrating());
+                self.note_changed(&tracked, &Self::pages_of(gfn, size));
             } else {
                 closed.pinned_bytes += size.bytes();
             }
@@ -122,6 +123,8 @@ impl Mm {
         let Some(folio) = self.freeze(entry) else {
             return Ok(Closed { pinned_bytes: part.len(), ..Closed::default() });
         };
+        let tracked = self.tracked_in(part);
+        self.note_changed(&tracked, &(gfn..Gfn::of(part.end())));
         // Not what the filler supplied any more.
         pt.update(block, EntryFlags::EMPTY, EntryFlags::CLEAN);
         let is_zero = self.zero_frozen(block, part);
@@ -129,6 +132,7 @@ impl Mm {
             folio.unmap_huge();
             folio.free();
             let _was = pt.replace(block, entry.migrating());
+            self.note_changed(&tracked, &Self::pages_of(block, PageSize::Huge));
         } else {
             folio.unfreeze(1).leak();
         }
@@ -147,6 +151,22 @@ impl Mm {
         self.install.zap(self.offsets(&pages))?;
         // What the guest has written there since is seen.
         self.is_zero(&pages)
+    }
+
+    /// Where in `part`, or in a huge page around it, writes are tracked. No VMA changes meanwhile: mmap_lock is held, or
+    /// this is the end.
+    fn tracked_in(&self, part: AddressRange) -> Vec<AddressRange> {
+        let vmas = self.vmas.snapshot();
+        let tracked = vmas.overlapping(self.reached_by(part)).filter(|vma| vma.flags.dirty_tracked);
+        tracked.map(|vma| vma.range).collect()
+    }
+
+    /// Notes that `pages` are not what they were, as far as somebody collects that.
+    fn note_changed(&self, tracked: &[AddressRange], pages: &Range<Gfn>) {
+        let Some(bytes) = super::bytes_of(pages) else { return };
+        for range in tracked.iter().filter_map(|range| range.intersection(bytes)) {
+            lock(&self.changed).insert(range);
+        }
     }
 
     /// Whether the frames of `pages`, which are taken, hold zeros.
@@ -187,9 +207,12 @@ impl Mm {
         entrys.freeze(1).map_err(FolioRef::leak).ok()
     }
 
-    /// Gives the frames of what was closed in `range` back, and opens it: a fault maps it anew.
-    pub(super) fn free_closed(&self, range: AddressRange) {
+    /// Gives the frames of what was closed in `range` back, and opens it: a fault maps it anew. Returns what was opened,
+    /// where whoever faulted was left alone and is to be woken.
+    #[must_use = "whoever faulted there is to be woken"]
+    pub(super) fn free_closed(&self, range: AddressRange) -> Vec<Range<Gfn>> {
         let mut late = Vec::new();
+        let mut opened: Vec<Range<Gfn>> = Vec::new();
         let _: ControlFlow<()> = self.table.for_each_locked(range, |pt, part| {
             let mut next = Gfn::of(part.start());
             while next < Gfn::of(part.end()) {
@@ -199,6 +222,10 @@ impl Mm {
                 next = pages.end;
                 if !entry.is_migrating() {
                     continue;
+                }
+                match opened.last_mut() {
+                    Some(last) if last.end == pages.start => last.end = pages.end,
+                    _ => opened.push(pages.clone()),
                 }
                 if planted::is(Bug::OpenFirst) {
                     late.push(pages);
@@ -218,6 +245,12 @@ impl Mm {
         for pages in late {
             self.give_back(&pages);
         }
+        opened
+    }
+
+    /// Lets whoever faulted on what was closed until now fault again.
+    pub(super) fn wake_opened(&self, opened: &[Range<Gfn>]) -> io::Result<()> {
+        opened.iter().fold(Ok(()), |woken, pages| woken.and(self.install.wake(self.offsets(pages))))
     }
 
     /// Gives the frames of `pages` back, which nobody maps any more.

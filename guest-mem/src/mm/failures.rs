@@ -3,15 +3,23 @@
 //! Whoever faulted is woken after a failure and faults again, so what passes is got over. A page whose faults have done
 //! nothing but fail for longer than the patience is poisoned: the guest stops with a message instead of faulting for ever.
 
-use std::time::{Duration, Instant};
-
-use mmu_notifier::sync::{
-    Mutex,
-    atomic::{AtomicBool, Ordering::Relaxed},
-    lock,
+use std::{
+    io,
+    ops::Range,
+    time::{Duration, Instant},
 };
 
-use crate::Gfn;
+use mmu_notifier::{
+    AddressRange,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        lock,
+    },
+};
+
+use super::{Mm, bytes_of};
+use crate::{Gfn, PageSize};
 
 /// Two failures further apart than this have nothing to do with each other.
 const APART: Duration = Duration::from_secs(1);
@@ -22,6 +30,8 @@ pub(super) struct Failures {
     patience: Duration,
     /// A leaf, and empty unless something is wrong.
     failing: Mutex<Vec<Failing>>,
+    /// What was poisoned, page by page as the window has them. A leaf; changed under the page-table lock.
+    poisoned: Mutex<Vec<Range<Gfn>>>,
     /// Whether `failing` may not be empty: what a fault that succeeds looks at. A hint, it orders nothing.
     any: AtomicBool,
 }
@@ -35,7 +45,7 @@ struct Failing {
 
 impl Failures {
     pub(super) fn new(patience: Duration) -> Self {
-        Self { patience, failing: Mutex::default(), any: AtomicBool::new(false) }
+        Self { patience, failing: Mutex::default(), poisoned: Mutex::default(), any: AtomicBool::new(false) }
     }
 
     /// The fault at `gfn` failed at `now`. Whether it has been failing for too long.
@@ -58,6 +68,33 @@ impl Failures {
             failing.retain(|other| other.gfn != gfn);
             self.any.store(!failing.is_empty(), Relaxed);
         }
+    }
+}
+
+impl Mm {
+    /// Gives the page of `size` at `gfn` up: whoever touches it gets a machine check's SIGBUS, until it is discarded.
+    pub(super) fn poison(&self, gfn: Gfn, size: PageSize) -> io::Result<()> {
+        let pages = Self::pages_of(gfn, size);
+        let _pt = self.lock_entries(gfn).map_err(io::Error::other)?;
+        self.install.poison(self.offsets(&pages))?;
+        lock(&self.failures.poisoned).push(pages);
+        Ok(())
+    }
+
+    /// Takes the poison out of every page that has a part in `range`, and forgets what failed there.
+    ///
+    /// # Errors
+    /// What the host said at the first that stays as it is.
+    pub(super) fn cure(&self, range: AddressRange) -> io::Result<()> {
+        let concerned = |pages: &Range<Gfn>| bytes_of(pages).is_some_and(|bytes| bytes.overlaps(range));
+        lock(&self.failures.failing).retain(|failing| !range.contains(failing.gfn.address()));
+        let next = || lock(&self.failures.poisoned).iter().find(|pages| concerned(pages)).cloned();
+        while let Some(pages) = next() {
+            let _pt = self.lock_entries(pages.start).map_err(io::Error::other)?;
+            self.install.zap(self.offsets(&pages))?;
+            lock(&self.failures.poisoned).retain(|other| *other != pages);
+        }
+        Ok(())
     }
 }
 

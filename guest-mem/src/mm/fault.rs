@@ -14,6 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mmu_notifier::sync::lock;
+
 use super::{FaultError, FaultReason, InstallError, Mm, Scratch, fill::Fill};
 use crate::{
     BLOCK_SIZE, Gfn, PageSize, host,
@@ -131,7 +133,7 @@ impl Mm {
         let page = self.offsets(&Self::pages_of(gfn, size));
         if self.failures.are_final(gfn, Instant::now()) {
             log::error!("{}; the page is poisoned, the guest stops when it touches it", with_causes(error));
-            match self.install.poison(page.clone()) {
+            match self.poison(gfn, size) {
                 Ok(()) => self.counts.add(FaultReason::Poisoned, 1),
                 Err(error) => log::error!("the page could not be poisoned: {error}"),
             }
@@ -221,6 +223,9 @@ impl Mm {
         if cause == Cause::WriteProtected && !entry.is_writable() {
             if !vma.flags.writable {
                 self.counts.add(FaultReason::Denied, 1);
+                if let Some(page) = super::bytes_of(&Self::pages_of(gfn, PageSize::Base)) {
+                    lock(&self.denied).insert(page);
+                }
                 return Ok(Step::Left);
             }
             let marks = EntryFlags::WRITE | EntryFlags::DIRTY | EntryFlags::YOUNG;

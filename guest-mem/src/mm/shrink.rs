@@ -120,10 +120,8 @@ impl Mm {
             }
         });
         drop(invalidation);
-        self.free_closed(concerned);
-        let start = concerned.start() - self.range.start();
-        // Whoever faulted on a closed page was left alone.
-        let woken = self.install.wake(start..start + concerned.len());
+        let opened = self.free_closed(concerned);
+        let woken = self.wake_opened(&opened);
         if let Err(error) = closing.break_value().map_or(Ok(()), Err).and(woken) {
             log::warn!("not all of {concerned} was looked at for spare frames: {error}");
         }
@@ -192,7 +190,7 @@ impl Mm {
     }
 
     /// Whether a device holds the folio that `entry` maps.
-    fn is_pinned(&self, entry: Entry) -> bool {
+    pub(super) fn is_pinned(&self, entry: Entry) -> bool {
         let (head, size) = entry.folio();
         self.folios
             .borrow(head.index(), size)

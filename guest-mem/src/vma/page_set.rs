@@ -6,7 +6,7 @@ use mmu_notifier::{AddressRange, PAGE_SIZE};
 
 /// A set of pages of one address space: costs memory by its runs, not by its pages.
 #[derive(Debug, Default)]
-pub(super) struct PageSet {
+pub(crate) struct PageSet {
     /// Start and end of each run, in bytes. No two runs touch.
     runs: BTreeMap<u64, u64>,
     /// How many pages are in it.
@@ -15,20 +15,26 @@ pub(super) struct PageSet {
 
 impl PageSet {
     /// How many pages are in it.
-    pub(super) fn pages(&self) -> u64 {
+    pub(crate) fn pages(&self) -> u64 {
         self.pages
     }
 
     /// How many of `range`'s pages are in it.
-    pub(super) fn pages_in(&self, range: AddressRange) -> u64 {
-        let runs = self.runs.range(..range.end()).rev();
-        let overlapping = runs.take_while(|&(_, &end)| end > range.start());
-        let bytes = overlapping.map(|(&start, &end)| end.min(range.end()) - start.max(range.start()));
-        bytes.sum::<u64>() / PAGE_SIZE
+    pub(crate) fn pages_in(&self, range: AddressRange) -> u64 {
+        self.runs_in(range).map(|run| run.pages()).sum()
+    }
+
+    /// The runs of `range`'s pages that are in it, from the last to the first.
+    pub(crate) fn runs_in(&self, range: AddressRange) -> impl Iterator<Item = AddressRange> + '_ {
+        let runs = self.runs.range(..range.end()).rev().take_while(move |&(_, &end)| end > range.start());
+        runs.filter_map(move |(&start, &end)| {
+            let (start, end) = (start.max(range.start()), end.min(range.end()));
+            AddressRange::new(start, end - start).ok()
+        })
     }
 
     /// Adds the pages of `range`, those that are in it already too.
-    pub(super) fn insert(&mut self, range: AddressRange) {
+    pub(crate) fn insert(&mut self, range: AddressRange) {
         let (mut start, mut end) = (range.start(), range.end());
         // From the right: every run that overlaps or touches becomes part of the new one.
         while let Some((&run_start, &run_end)) = self.runs.range(..=end).next_back()
@@ -41,7 +47,7 @@ impl PageSet {
     }
 
     /// Takes the pages of `range` out, as far as they are in it.
-    pub(super) fn remove(&mut self, range: AddressRange) {
+    pub(crate) fn remove(&mut self, range: AddressRange) {
         while let Some((&run_start, &run_end)) = self.runs.range(..range.end()).next_back()
             && run_end > range.start()
         {

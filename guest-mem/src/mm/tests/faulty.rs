@@ -42,6 +42,8 @@ struct State {
     plans: VecDeque<Plan>,
     /// Calls to zap that are to fail.
     bad_zaps: u32,
+    /// Calls to protect that are to go well before one fails.
+    good_protects: Option<u32>,
     /// What was woken, and when, in bytes of the window and ticks of the time stamp counter.
     wakes: Vec<(Range<u64>, u64)>,
 }
@@ -64,6 +66,11 @@ impl Faulty {
 
     pub(super) fn fail_zaps(&self, count: u32) {
         self.state.lock().unwrap().bad_zaps = count;
+    }
+
+    /// Has the call to protect behind the next `count` fail.
+    pub(super) fn fail_protect_after(&self, count: u32) {
+        self.state.lock().unwrap().good_protects = Some(count);
     }
 
     /// Has the host map `page`, unknown to the manager.
@@ -132,6 +139,12 @@ impl Install for Faulty {
     }
 
     fn protect(&self, _: Range<u64>, _: bool) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap();
+        if state.good_protects == Some(0) {
+            state.good_protects = None;
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        }
+        state.good_protects = state.good_protects.map(|left| left - 1);
         Ok(())
     }
 

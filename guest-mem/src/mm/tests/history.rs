@@ -42,9 +42,7 @@ impl Run<'_> {
             Step::Touch(page, write) => self.touch(*page, *write)?,
             Step::Discard(start, count) => {
                 let range = pages(*start, *count);
-                let pins: Vec<_> = self.pins.iter().map(Pin::range).collect();
-                let is_pinned = |page| pins.iter().any(|pin| pin.contains(gfn(page).address()));
-                let expected = self.naive.discard(range, is_pinned);
+                let expected = self.naive.discard(range, is_pinned(&self.pins));
                 let discarded = self.mm.discard(range).unwrap();
                 prop_assert_eq!(discarded.zeroed_bytes, expected.zeroed);
                 prop_assert_eq!(discarded.pinned_bytes, expected.pinned);
@@ -62,7 +60,7 @@ impl Run<'_> {
             Step::Dirty(start, count, clear) => {
                 let range = pages(*start, *count);
                 let dirty = self.mm.dirty_pages(range, *clear).unwrap();
-                prop_assert_eq!(dirty, self.naive.dirty(range, *clear));
+                prop_assert_eq!(dirty, self.naive.dirty(range, *clear, is_pinned(&self.pins)));
             }
             Step::Pin(start, count, write) => {
                 let range = pages(*start, *count);
@@ -150,6 +148,11 @@ impl Run<'_> {
         prop_assert_eq!((folio.mapcount(gfn(number).in_block()), folio.total_mapcount()), (1, 1));
         Ok(())
     }
+}
+
+/// Whether a page is among what is pinned.
+fn is_pinned(pins: &[Pin<FolioRef<'_>>]) -> impl Fn(u64) -> bool {
+    |page| pins.iter().any(|pin| pin.range().contains(gfn(page).address()))
 }
 
 /// Somewhere, often near the ends of the 2 MiB ranges.

@@ -30,6 +30,8 @@ pub(super) struct Page {
     pub(super) mapped: Option<Mapped>,
     /// Discarded since its huge page was last whole.
     pub(super) discarded: bool,
+    /// Not what it was when dirty pages were last collected, as it was discarded.
+    pub(super) changed: bool,
 }
 
 /// What a discard of the naive manager's did, in bytes.
@@ -48,7 +50,14 @@ pub(super) struct Naive {
 
 impl Naive {
     pub(super) fn new(count: u64, flags: VmaFlags, filled: bool, limit: u64) -> Self {
-        let page = Page { flags, name: None, charged: flags.writable, mapped: None, discarded: false };
+        let page = Page {
+            flags,
+            name: None,
+            charged: flags.writable,
+            mapped: None,
+            discarded: false,
+            changed: false,
+        };
         Self { pages: vec![page; usize::try_from(count).unwrap()], filled, limit }
     }
 
@@ -163,6 +172,8 @@ impl Naive {
                 continue;
             }
             let pinned = entry.clone().any(&is_pinned);
+            let page_of = self.page_mut(page);
+            page_of.changed |= page_of.flags.dirty_tracked && !pinned;
             if pinned {
                 discarded.pinned += PAGE_SIZE;
             } else if part {
@@ -193,6 +204,7 @@ impl Naive {
             let page = self.page_mut(page);
             page.discarded = false;
             if zero {
+                page.changed |= page.flags.dirty_tracked;
                 page.mapped = None;
             }
         }
@@ -234,7 +246,7 @@ impl Naive {
             }
             match change {
                 VmaChange::Writable(on) => page.flags.writable = *on,
-                VmaChange::DirtyTracked(on) => page.flags.dirty_tracked = *on,
+                VmaChange::DirtyTracked(on) => (page.flags.dirty_tracked, page.changed) = (*on, false),
                 VmaChange::Mergeable(on) => page.flags.mergeable = *on,
                 VmaChange::Huge(policy) => page.flags.huge = *policy,
                 VmaChange::Name(name) => page.name.clone_from(name),
@@ -242,14 +254,24 @@ impl Naive {
         }
     }
 
-    pub(super) fn dirty(&mut self, range: AddressRange, clear: bool) -> Vec<Gfn> {
+    pub(super) fn dirty(
+        &mut self,
+        range: AddressRange,
+        clear: bool,
+        is_pinned: impl Fn(u64) -> bool,
+    ) -> Vec<Gfn> {
         let dirty = |naive: &Self, page: u64| naive.page(page).mapped.is_some_and(|mapped| mapped.dirty);
-        let found: BTreeSet<u64> =
+        let mut found: BTreeSet<u64> =
             Self::of(range).filter(|page| dirty(self, *page)).flat_map(|page| self.entry(page)).collect();
         if clear {
             for page in &found {
-                self.change(*page, |mapped| (mapped.wp, mapped.dirty) = (true, false));
+                let pinned = self.entry(*page).any(&is_pinned);
+                self.change(*page, |mapped| (mapped.wp, mapped.dirty) = (true, pinned));
             }
+        }
+        for page in Self::of(range).filter(|page| self.page(*page).changed).collect::<Vec<_>>() {
+            found.insert(page);
+            self.page_mut(page).changed = !clear;
         }
         found.into_iter().map(gfn).collect()
     }

@@ -43,6 +43,27 @@ fn a_page_that_is_never_to_be_had_is_a_clear_stop() {
 }
 
 #[test]
+fn a_page_that_was_given_up_is_to_be_had_again_when_a_part_of_it_was_discarded() {
+    alone("lost::a_page_that_was_given_up_is_to_be_had_again_when_a_part_of_it_was_discarded", || {
+        for_each_backing(|backing| {
+            let injector = Injector::armable();
+            let ram = make(backing.clone(), impatient(), &injector).unwrap();
+            injector.fail_randomly(RandomPlan { seed: 1, one_in: 1, operations: &[Operation::Fallocate] });
+            read_by_kernel(&ram, 3 * PAGE_SIZE).unwrap_err();
+            injector.disarm();
+            // What made it fail has passed, and nobody has said so.
+            read_by_kernel(&ram, 3 * PAGE_SIZE).unwrap_err();
+
+            ram.discard(part(&ram, 3 * PAGE_SIZE, PAGE_SIZE)).unwrap();
+
+            read_by_kernel(&ram, 3 * PAGE_SIZE).unwrap();
+            fill(&ram, ram.range(), 7);
+            assert_filled(&ram, ram.range(), 7);
+        });
+    });
+}
+
+#[test]
 fn an_entry_that_the_host_lost_is_made_again() {
     alone("lost::an_entry_that_the_host_lost_is_made_again", || {
         let ram = make(Backing::Managed4kb, ManagedConfig::default(), &Injector::none()).unwrap();
