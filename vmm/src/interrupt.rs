@@ -22,6 +22,8 @@ use nix::{
 };
 use vmm_sys_util::{eventfd::EventFd, signal::register_signal_handler};
 
+use crate::legacy::terminal;
+
 /// What a shell adds to the number of the signal that ended a program.
 const EXIT_CODE_BASE: u8 = 128;
 /// Signals within so many nanoseconds of the first are the same wish.
@@ -155,6 +157,7 @@ fn is_ignored(signal: libc::c_int) -> io::Result<bool> {
 
 #[expect(unsafe_code, reason = "`_exit` is the one way out of a signal handler, and has no safe wrapper")]
 fn exit_now() -> ! {
+    terminal::restore();
     // SAFETY: `_exit` takes any number, is async-signal-safe, and the kernel cleans up what is the process's.
     unsafe { libc::_exit(exit_code().into()) }
 }

@@ -27,6 +27,10 @@ pub struct Registers {
     pub cr2: u64,
     /// The top-level page table.
     pub cr3: u64,
+    /// How wide its code is: 16, 32 or 64 bits.
+    pub code_bits: u32,
+    /// Whether it has halted, and waits for an interrupt.
+    pub is_halted: bool,
 }
 
 /// Why KVM_RUN came back.

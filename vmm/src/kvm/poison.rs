@@ -8,6 +8,8 @@ use std::{cell::Cell, io};
 
 use vmm_sys_util::signal::register_signal_handler;
 
+use crate::legacy::terminal;
+
 thread_local! {
     /// Whether this thread is in KVM_RUN. Const-initialised and without a destructor, so that the handler may read it at
     /// any moment.
@@ -57,6 +59,7 @@ extern "C" fn on_signal(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
         let address = unsafe { info.si_addr() };
         POISONED.set(address.addr());
     } else {
+        terminal::restore();
         // SAFETY: puts the default action back, with which the access that is made again ends the process.
         unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
     }

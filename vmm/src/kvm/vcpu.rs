@@ -2,7 +2,7 @@
 
 use std::{io, num::NonZeroU32, ops::ControlFlow, ptr, sync::Arc};
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_msr_entry};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_HALTED, Msrs, kvm_msr_entry};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
 use super::{
@@ -213,7 +213,14 @@ impl Vcpu {
     pub fn registers(&self) -> Result<Registers, VcpuError> {
         let general = self.fd.get_regs().map_err(failed("KVM_GET_REGS"))?;
         let sregs = self.fd.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
-        Ok(Registers { general, cr2: sregs.cr2, cr3: sregs.cr3 })
+        let code_bits = match (sregs.cs.l, sregs.cs.db) {
+            (0, 0) => 16,
+            (0, _) => 32,
+            _ => 64,
+        };
+        // Without an irqchip KVM has no such state, and a halt is an exit.
+        let is_halted = self.fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_HALTED);
+        Ok(Registers { general, cr2: sregs.cr2, cr3: sregs.cr3, code_bits, is_halted })
     }
 
     /// The frequency of the guest's time stamp counter, in kHz.

@@ -1,5 +1,9 @@
 //! The command line: what can be said, and nothing about whether this host can do it.
 
+mod run;
+
+pub(crate) use run::RunArgs;
+
 use std::{
     error::Error,
     num::{NonZeroU32, ParseIntError},
@@ -27,6 +31,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Launch a microVM: boot a kernel on guest RAM of any backing
+    Run(Box<RunArgs>),
     /// Let a real guest touch its RAM and measure every fault, on every backing that this host offers
     Measure(Box<MeasureArgs>),
     /// Show two results of `measure --json` side by side
@@ -109,6 +115,17 @@ pub(crate) enum AccelName {
 #[derive(Debug, Parser)]
 #[command(next_help_heading = "Managed backings")]
 pub(crate) struct ManagedArgs {
+    #[command(flatten)]
+    pub(crate) faults: FaultArgs,
+    /// What is zeroed ahead of the guest: all of its RAM, none of it (each fault zeroes its own), or so many blocks of
+    /// 2 MiB. The guest starts when that is done: it is not in the wall time, but in the CPU time
+    #[arg(long, value_name = "STOCK", default_value = "all", value_parser = parse_stock)]
+    pub(crate) stock: Stock,
+}
+
+/// How the faults of such a backing are resolved.
+#[derive(Debug, Parser)]
+pub(crate) struct FaultArgs {
     /// The aligned window that is mapped around a fault on a 4 KiB page, powers of two from 4K to 2M: LEAST..MOST grows
     /// while faults come in order, BYTES is fixed, off is the page alone
     #[arg(long, value_name = "BYTES", default_value = "64K..2M", value_parser = parse_window)]
@@ -126,10 +143,6 @@ pub(crate) struct ManagedArgs {
     /// Bind them to this CPU of the host
     #[arg(long, value_name = "CPU")]
     pub(crate) handler_cpu: Option<usize>,
-    /// What is zeroed ahead of the guest: all of its RAM, none of it (each fault zeroes its own), or so many blocks of
-    /// 2 MiB. The guest starts when that is done: it is not in the wall time, but in the CPU time
-    #[arg(long, value_name = "STOCK", default_value = "all", value_parser = parse_stock)]
-    pub(crate) stock: Stock,
 }
 
 /// How much a fault maps: the least, and what it grows to while faults come in order.

@@ -9,10 +9,13 @@ use std::{
 
 use guest_mem::{CreateRamError, NumaError, UnavailableReason};
 use vmm::{
+    boot::BootError,
     interrupt,
     kvm::VmError,
     machine::{MachineError, RunError},
     measure::{MeasureError, ModelError, SampleError},
+    memory::CreateMemoryError,
+    microvm::MicroVmError,
 };
 
 /// Why a subcommand ended early.
@@ -55,6 +58,19 @@ impl Failure {
             MachineError::Ram(CreateRamError::Interrupted) => Self::Interrupted,
             error if is_users(&error) => Self::user(error),
             error => Self::host(error),
+        }
+    }
+
+    /// The failure of making or starting a microVM.
+    pub(crate) fn of_microvm(error: MicroVmError) -> Self {
+        match &error {
+            MicroVmError::Memory(CreateMemoryError::Ram(CreateRamError::Interrupted)) => Self::Interrupted,
+            MicroVmError::Memory(CreateMemoryError::Ram(ram)) if is_users_ram(ram) => Self::user(error),
+            MicroVmError::Boot(BootError::Memory(_)) => Self::host(error),
+            MicroVmError::TooManyVcpus { .. } | MicroVmError::NoVcpu | MicroVmError::Boot(_) => {
+                Self::user(error)
+            }
+            _ => Self::host(error),
         }
     }
 
@@ -110,21 +126,26 @@ fn is_users(error: &MachineError) -> bool {
         MachineError::Layout(_)
         | MachineError::Vm(VmError::TooManyVcpus { .. })
         | MachineError::NoGigabytePages => true,
-        MachineError::Ram(error) => match error {
-            CreateRamError::File(_)
-            | CreateRamError::GuestRange(_)
-            | CreateRamError::NoAddressSpace { .. }
-            | CreateRamError::PrefaultBeyondMemory { .. } => true,
-            CreateRamError::Unavailable(unavailable) => is_users_choice(&unavailable.reason),
-            CreateRamError::Numa(error) => matches!(
-                error,
-                NumaError::NoSuchNode { .. }
-                    | NumaError::NoMemory { .. }
-                    | NumaError::Unsupported
-                    | NumaError::GuestMemfd
-            ),
-            _ => false,
-        },
+        MachineError::Ram(error) => is_users_ram(error),
+        _ => false,
+    }
+}
+
+/// Whether other arguments would have made the RAM possible on this same host.
+fn is_users_ram(error: &CreateRamError) -> bool {
+    match error {
+        CreateRamError::File(_)
+        | CreateRamError::GuestRange(_)
+        | CreateRamError::NoAddressSpace { .. }
+        | CreateRamError::PrefaultBeyondMemory { .. } => true,
+        CreateRamError::Unavailable(unavailable) => is_users_choice(&unavailable.reason),
+        CreateRamError::Numa(error) => matches!(
+            error,
+            NumaError::NoSuchNode { .. }
+                | NumaError::NoMemory { .. }
+                | NumaError::Unsupported
+                | NumaError::GuestMemfd
+        ),
         _ => false,
     }
 }

@@ -8,6 +8,7 @@ mod host;
 mod measure;
 mod output;
 mod progress;
+mod run;
 mod startup;
 
 use std::process::ExitCode;
@@ -20,15 +21,18 @@ fn main() -> ExitCode {
     let args = Args::parse();
     init_log(args.verbose);
     let result = closed_stdout::check().and_then(|()| match args.command {
-        Command::Measure(args) => measure::main(&args),
-        Command::Compare(args) => compare::main(&args),
-        Command::Host(args) => host::main(&args),
-        Command::Startup(args) => startup::main(&args),
+        Command::Run(args) => run::main(&args),
+        Command::Measure(args) => done(measure::main(&args)),
+        Command::Compare(args) => done(compare::main(&args)),
+        Command::Host(args) => done(host::main(&args)),
+        Command::Startup(args) => done(startup::main(&args)),
     });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
-    }
+    result.unwrap_or_else(|failure| failure.report())
+}
+
+/// What is done is a success.
+fn done(outcome: Outcome) -> Outcome<ExitCode> {
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 /// The library's log on stderr: warnings, and more with each -v.

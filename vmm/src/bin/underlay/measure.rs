@@ -6,7 +6,7 @@ mod outputs;
 
 use std::{num::NonZeroUsize, thread, time::Duration};
 
-use guest_mem::{FaultAround, ManagedConfig, ServiceConfig, Waiting};
+use guest_mem::{FaultAround, ManagedConfig, ServiceConfig, Stock, Waiting};
 use nix::{sched::sched_getaffinity, unistd::Pid};
 use vmm::{
     host::{self, StealClock},
@@ -18,7 +18,7 @@ use vmm::{
 
 use crate::{
     Outcome,
-    args::{AccelName, HandlerWait, ManagedArgs, MeasureArgs},
+    args::{AccelName, FaultArgs, HandlerWait, MeasureArgs},
     failure::Failure,
     progress::Bar,
 };
@@ -45,7 +45,7 @@ pub(crate) fn main(args: &MeasureArgs) -> Outcome {
         )));
     }
     plan.check().map_err(Failure::user)?;
-    check_handler_cpu(args.managed.handler_cpu)?;
+    check_handler_cpu(args.managed.faults.handler_cpu)?;
     let (accel, backings, skipped) = match &kvm {
         Some(kvm) => {
             let (backings, skipped) = choose(kvm, &plan, args.backing.clone())?;
@@ -88,13 +88,14 @@ fn plan_of(args: &MeasureArgs) -> Plan {
         prefault: args.prefault.then_some(threads),
         numa_node: args.numa_node,
         pin: args.pin.clone(),
-        managed: managed_of(&args.managed),
+        managed: managed_of(&args.managed.faults, args.managed.stock),
         seed: args.seed,
         every_touch: args.samples_out.is_some(),
     }
 }
 
-fn managed_of(args: &ManagedArgs) -> ManagedConfig {
+/// How managed RAM is run, of which `stock` is zeroed ahead.
+pub(crate) fn managed_of(args: &FaultArgs, stock: Stock) -> ManagedConfig {
     let handlers = usize::try_from(args.handlers.get()).ok().and_then(NonZeroUsize::new);
     let service = ServiceConfig {
         handlers: handlers.unwrap_or(NonZeroUsize::MIN),
@@ -112,11 +113,11 @@ fn managed_of(args: &ManagedArgs) -> ManagedConfig {
         huge_pages: huge.least,
         most_huge_pages: huge.most,
     };
-    ManagedConfig { around, service, stock: args.stock, ..ManagedConfig::default() }
+    ManagedConfig { around, service, stock, ..ManagedConfig::default() }
 }
 
 /// Whether this process may run on `cpu`.
-fn check_handler_cpu(cpu: Option<usize>) -> Outcome {
+pub(crate) fn check_handler_cpu(cpu: Option<usize>) -> Outcome {
     let Some(cpu) = cpu else {
         return Ok(());
     };
