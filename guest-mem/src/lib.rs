@@ -74,7 +74,7 @@ pub use managed::{ManagedConfig, ManagedError, Stock};
 pub use memory_call::MemoryCall;
 pub use mm::{
     ChangeError, CreateMmError, FaultAround, FaultCount, FaultError, FaultReason, FileFiller, Filler, Mm,
-    MmConfig, MmReport, MmStats, Shrunk, Usage, VmaReport,
+    MmConfig, MmReport, MmStats, SharedMemory, Shrunk, Usage, VmaReport,
 };
 pub use numa::NumaError;
 pub use pinned::{RamPin, RamPinError};

@@ -10,9 +10,9 @@ use crate::{
     host::{
         Injector, MapError, Mapping, OpenUserfaultfdError, Operation, RegisterError, Source, Userfaultfd,
     },
-    mm::{CreateMmError, Window},
+    mm::{CreateMmError, MemoryObject, Window},
     name::MappingName,
-    pool::{Commitment, CreatePoolError, FramePool, PoolConfig, PoolMemory, Watermarks},
+    pool::{Commitment, CreatePoolError, FramePool, PoolConfig, PoolMemory, Stretch, Watermarks},
     service::Service,
     vma::{HugePolicy, VmaFlags},
 };
@@ -30,6 +30,9 @@ pub struct ManagedConfig {
     pub filler: Option<Arc<dyn Filler>>,
     /// How long the faults of a page may fail before it is poisoned: the guest stops then, instead of faulting for ever.
     pub patience: Duration,
+    /// Whether other RAM may [share](crate::GuestRam::share) it. Its pages then keep their content until they are discarded,
+    /// which is from all of them.
+    pub shared: bool,
 }
 
 impl Default for ManagedConfig {
@@ -41,6 +44,7 @@ impl Default for ManagedConfig {
             stock: Stock::default(),
             filler: None,
             patience: Duration::from_secs(5),
+            shared: false,
         }
     }
 }
@@ -72,6 +76,17 @@ pub enum ManagedError {
     /// The window cannot be registered.
     #[error("userfaultfd does not take the guest RAM: {0}")]
     Register(String),
+    /// There is nothing to share.
+    #[error("only managed RAM that was made to be shared can be; make it with ManagedConfig::shared")]
+    NotShared,
+    /// What shares memory is of another size or backing.
+    #[error("RAM that shares memory is as large as the first, and has its backing: {size} of {backing}")]
+    Unlike {
+        /// The first RAM's size.
+        size: ByteSize,
+        /// The first RAM's backing.
+        backing: Backing,
+    },
     /// The threads that resolve faults could not be started.
     #[error("the threads that resolve faults cannot be started")]
     Service(#[source] std::io::Error),
@@ -97,26 +112,50 @@ impl Managed {
         config: &ManagedConfig,
         injector: &Injector,
     ) -> Result<(Arc<Mapping>, Self), CreateRamError> {
-        let mut mm_config = MmConfig::new(range);
-        mm_config.around = config.around;
-        mm_config.flags = VmaFlags { huge: huge_policy(backing), ..mm_config.flags };
-        mm_config.filler.clone_from(&config.filler);
-        mm_config.patience = config.patience;
-        mm_config.handlers = config.service.handlers.get();
+        let mm_config = mm_config(backing, range, config);
         mm_config.check().map_err(ManagedError::from)?;
         let pool = FramePool::unless_injected(&pool_config(backing, size, name, config), injector)
             .map_err(ManagedError::from)?;
         let stretch = pool
             .reserve(mm_config.blocks(), Commitment::Promised)
             .map_err(|error| ManagedError::from(CreateMmError::from(error)))?;
-        let mapping = Arc::new(map(&pool, stretch.start().offset(), backing, size, injector)?);
+        let make = if config.shared { MemoryObject::shared } else { MemoryObject::own };
+        let object = make(stretch, config.filler.clone(), mm_config.handlers);
+        Self::show(object, backing, size, &mm_config, config.service, injector)
+    }
+
+    /// Makes RAM of `size` at the guest-physical `range` that shares the memory of `first`, and starts to serve its faults.
+    pub(crate) fn share(
+        first: &Self,
+        backing: &Backing,
+        size: ByteSize,
+        range: AddressRange,
+        config: &ManagedConfig,
+        injector: &Injector,
+    ) -> Result<(Arc<Mapping>, Self), CreateRamError> {
+        let memory = first.mm.shared_memory().ok_or(ManagedError::NotShared)?;
+        let mm_config = mm_config(backing, range, config);
+        mm_config.check().map_err(ManagedError::from)?;
+        Self::show(memory.into_object(), backing, size, &mm_config, config.service, injector)
+    }
+
+    /// Maps and registers a window that shows `object`, and starts to serve its faults.
+    fn show(
+        object: Arc<MemoryObject>,
+        backing: &Backing,
+        size: ByteSize,
+        config: &MmConfig,
+        service: ServiceConfig,
+        injector: &Injector,
+    ) -> Result<(Arc<Mapping>, Self), CreateRamError> {
+        let mapping = Arc::new(map(object.stretch(), backing, size, injector)?);
         let uffd = Arc::new(Userfaultfd::for_guests(injector.clone()).map_err(open_failed)?);
         let window =
             Window::register(Arc::clone(&mapping), Arc::clone(&uffd), *backing == Backing::ManagedThp)
                 .map_err(|error: RegisterError| ManagedError::Register(error.to_string()))?;
-        let mm = Mm::new(mm_config, stretch, Arc::new(window)).map_err(ManagedError::from)?;
+        let mm = Mm::new(config, object, Arc::new(window)).map_err(ManagedError::from)?;
         let start = mapping.address() as u64;
-        let service = Service::start(Arc::clone(&mm), Arc::clone(&uffd), start, config.service)
+        let service = Service::start(Arc::clone(&mm), Arc::clone(&uffd), start, service)
             .map_err(ManagedError::Service)?;
         Ok((mapping, Self { service, mm, _uffd: uffd }))
     }
@@ -141,6 +180,17 @@ impl Managed {
             resident_bytes: Some(usage.resident * mmu_notifier::PAGE_SIZE),
             huge_bytes: Some(mapped.huge * crate::BLOCK_SIZE),
         }
+    }
+}
+
+fn mm_config(backing: &Backing, range: AddressRange, config: &ManagedConfig) -> MmConfig {
+    let new = MmConfig::new(range);
+    MmConfig {
+        around: config.around,
+        flags: VmaFlags { huge: huge_policy(backing), ..new.flags },
+        patience: config.patience,
+        handlers: config.service.handlers.get(),
+        ..new
     }
 }
 
@@ -173,14 +223,14 @@ fn pool_config(backing: &Backing, size: ByteSize, name: &MappingName, config: &M
 
 /// Maps the window, where every page faults until it is mapped by the manager.
 fn map(
-    pool: &FramePool,
-    offset: u64,
+    stretch: &Stretch,
     backing: &Backing,
     size: ByteSize,
     injector: &Injector,
 ) -> Result<Mapping, CreateRamError> {
     let refused = |source| CreateRamError::Map { size, backing: backing.clone(), source };
-    let fd = pool.fd().ok_or_else(|| refused(std::io::ErrorKind::Unsupported.into()))?;
+    let (fd, offset) = (stretch.pool().fd(), stretch.start().offset());
+    let fd = fd.ok_or_else(|| refused(std::io::ErrorKind::Unsupported.into()))?;
     injector.check(Operation::Map).map_err(refused)?;
     Mapping::new(size.bytes(), backing.largest_page(), Source::Sparse(fd, offset)).map_err(
         |error| match error {
@@ -206,6 +256,7 @@ impl fmt::Debug for ManagedConfig {
             .field("around", &self.around)
             .field("service", &self.service)
             .field("stock", &self.stock)
+            .field("shared", &self.shared)
             .finish_non_exhaustive()
     }
 }

@@ -16,7 +16,8 @@
 //! ```
 //!
 //! **Placement.** The RAM is one linear stretch of a pool: the frame of a guest page is known from its address, and the
-//! window that shows the stretch to the guest is mapped and registered once.
+//! window that shows the stretch to the guest is mapped and registered once. Several address spaces may show one stretch
+//! ([`SharedMemory`]), each through a window of its own: what they share, and how long it lasts, is in `mm/object.rs`.
 
 mod change;
 mod config;
@@ -31,8 +32,11 @@ mod install;
 mod map;
 #[cfg(all(test, loom))]
 mod models;
+mod object;
 mod registry;
+mod remove;
 mod report;
+mod shared;
 mod shrink;
 mod stats;
 mod streams;
@@ -40,6 +44,7 @@ mod stuck;
 mod taken;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod unmap;
 mod window;
 
 pub use change::ChangeError;
@@ -47,6 +52,7 @@ pub use config::{FaultAround, MmConfig};
 pub use error::{CreateMmError, FaultError};
 pub use filler::{FileFiller, Filler};
 pub use report::{MmReport, Usage, VmaReport};
+pub use shared::SharedMemory;
 pub use shrink::Shrunk;
 pub use stats::{FaultCount, FaultReason, MmStats};
 
@@ -54,6 +60,7 @@ pub(crate) use fault::{Cause, Resolved, resolve};
 pub(crate) use fill::{FillWatch, RunningFill, Scratch};
 pub(crate) use fills::Ticket;
 pub(crate) use install::{Install, InstallError, NoHost};
+pub(crate) use object::MemoryObject;
 pub(crate) use window::Window;
 
 use std::{
@@ -75,12 +82,10 @@ use crate::{
     folio::FrameTable,
     pgtable::PageTable,
     pool::{Commitment, FramePool, Stretch},
-    rmap::{Mapping, MmId},
+    rmap::MmId,
     vma::{PageSet, VmaSpec, VmaTree},
 };
-use discard::DiscardedParts;
 use failures::Failures;
-use fills::Fills;
 use stats::Counts;
 use streams::Streams;
 use stuck::Stuck;
@@ -95,17 +100,13 @@ pub struct Mm {
     streams: Streams,
     vmas: VmaTree,
     table: PageTable,
-    folios: FrameTable,
+    folios: Arc<FrameTable>,
     install: Arc<dyn Install>,
-    filler: Option<Arc<dyn Filler>>,
-    fills: Fills,
     failures: Failures,
     stuck: Stuck,
     /// Held by the one operation that closes entries, from before its start until its frames are back: so an entry that
     /// is closed is its own. Above mmap_lock.
     closing: Mutex<()>,
-    /// A leaf.
-    discarded_parts: Mutex<DiscardedParts>,
     /// Pages that were taken away where writes are tracked, since dirty pages were last collected. A leaf.
     changed: Mutex<PageSet>,
     /// Pages that somebody may wait to write, without permission. A leaf; added to under the VMA lock.
@@ -113,25 +114,31 @@ pub struct Mm {
     /// Where the next shrink begins, in bytes from the start. A hint.
     shrink_hand: Tally,
     counts: Counts,
-    /// Dropped last: nothing holds its frames any more.
-    stretch: Stretch,
+    /// The frame of the first page.
+    first: Pfn,
+    /// Dropped last: nothing here holds its frames any more.
+    object: Arc<MemoryObject>,
 }
 
 impl Mm {
-    /// Makes an address space without a page in it, on frames of `config`'s pool, and makes its entries true through
-    /// `install`.
+    /// Makes an address space without a page in it, which shows `object` from its start on, and makes its entries true
+    /// through `install`. Where the first content comes from is up to the object.
     pub(crate) fn new(
-        config: MmConfig,
-        stretch: Stretch,
+        config: &MmConfig,
+        object: Arc<MemoryObject>,
         install: Arc<dyn Install>,
     ) -> Result<Arc<Self>, CreateMmError> {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let id = MmId::new(LAST.fetch_add(1, Relaxed) + 1);
         let range = config.range;
+        let stretch = object.stretch();
+        if range.pages() > stretch.frames() {
+            return Err(CreateMmError::Beyond { range, bytes: stretch.frames() * PAGE_SIZE });
+        }
         let table = PageTable::new(range)?;
         let vmas = VmaTree::new(id, config.commit_limit.unwrap_or(range.pages()));
-        let spec =
-            VmaSpec { range, flags: config.flags, name: None, mapping: Arc::new(Mapping::new()), offset: 0 };
+        let mapping = Arc::clone(object.mapping());
+        let spec = VmaSpec { range, flags: config.flags, name: None, mapping, offset: 0 };
         vmas.insert(&vmas.mmap_lock().write(), spec)?;
         let mm = Arc::new(Self {
             id,
@@ -141,19 +148,17 @@ impl Mm {
             streams: Streams::new(),
             vmas,
             table,
-            folios: FrameTable::new(stretch.pool().frames()),
+            folios: Arc::clone(object.folios()),
             install,
-            filler: config.filler,
-            fills: Fills::new(config.handlers),
             failures: Failures::new(config.patience),
             stuck: Stuck::default(),
             closing: Mutex::new(()),
-            discarded_parts: Mutex::default(),
             changed: Mutex::default(),
             denied: Mutex::default(),
             shrink_hand: Tally::new(),
             counts: Counts::default(),
-            stretch,
+            first: stretch.start(),
+            object,
         });
         registry::add(&mm);
         Ok(mm)
@@ -164,10 +169,21 @@ impl Mm {
     ///
     /// # Errors
     /// [`CreateMmError`].
-    pub fn modelled(config: MmConfig, pool: &Arc<FramePool>) -> Result<Arc<Self>, CreateMmError> {
+    pub fn modelled(config: &MmConfig, pool: &Arc<FramePool>) -> Result<Arc<Self>, CreateMmError> {
         config.check()?;
         let stretch = pool.reserve(config.blocks(), Commitment::Overcommitted)?;
-        Self::new(config, stretch, Arc::new(NoHost))
+        let object = MemoryObject::own(stretch, config.filler.clone(), config.handlers);
+        Self::new(config, object, Arc::new(NoHost))
+    }
+
+    /// As [`modelled`](Self::modelled), but that it shows `memory`, from its start on: with the other address spaces that
+    /// do, and with the memory's filler.
+    ///
+    /// # Errors
+    /// [`CreateMmError`].
+    pub fn modelled_on(config: &MmConfig, memory: &SharedMemory) -> Result<Arc<Self>, CreateMmError> {
+        config.check()?;
+        Self::new(config, Arc::clone(memory.object()), Arc::new(NoHost))
     }
 
     /// Its number in the reverse map.
@@ -200,27 +216,33 @@ impl Mm {
         &self.vmas
     }
 
-    /// The metadata of its frames.
+    /// The metadata of its frames, and of all others of their pool.
     #[must_use]
-    pub const fn folios(&self) -> &FrameTable {
+    pub fn folios(&self) -> &FrameTable {
         &self.folios
     }
 
     /// Its frames' pool.
     #[must_use]
     pub fn pool(&self) -> &Arc<FramePool> {
-        self.stretch.pool()
+        self.object.pool()
     }
 
-    /// Its frames.
+    /// Its frames, and those of whoever shares them.
     #[must_use]
-    pub const fn stretch(&self) -> &Stretch {
-        &self.stretch
+    pub fn stretch(&self) -> &Stretch {
+        self.object.stretch()
+    }
+
+    /// What it shows, if others may show it too.
+    #[must_use]
+    pub fn shared_memory(&self) -> Option<SharedMemory> {
+        SharedMemory::of(&self.object)
     }
 
     /// Whether some pages come from a filler.
     pub(crate) fn has_filler(&self) -> bool {
-        self.filler.is_some()
+        self.object.filler().is_some()
     }
 
     /// Lets whoever waits in `offsets`, in bytes from the start of the window, touch it again.
@@ -230,11 +252,16 @@ impl Mm {
 
     /// The frame that the page `gfn` has whenever it has one.
     pub(crate) fn frame(&self, gfn: Gfn) -> Pfn {
-        self.stretch.start().plus(gfn.get() - Gfn::of(self.range.start()).get())
+        self.first.plus(gfn.get() - Gfn::of(self.range.start()).get())
     }
 
     pub(crate) fn frames(&self, pages: &Range<Gfn>) -> Range<Pfn> {
         self.frame(pages.start)..self.frame(pages.end)
+    }
+
+    /// The page that has the frame `frame`, one of its own.
+    pub(crate) fn page(&self, frame: Pfn) -> Gfn {
+        Gfn::of(self.range.start()).plus(frame.index() - self.first.index())
     }
 
     /// Where `pages` are in the window, in bytes from its start.
@@ -257,10 +284,16 @@ impl Mm {
         range.start() <= start && PageSize::Huge.bytes() <= range.end().saturating_sub(start)
     }
 
-    /// Gives every frame back that no device has pinned, for the end.
+    /// Gives everything back that it has mapped and no device has pinned, for the end.
     fn unmap_all(&self) {
         if let Err(error) = self.free_stuck(self.range) {
             log::error!("frames of guest RAM stay out of use, as the host did not take them back: {error}");
+        }
+        if self.object.is_shared() {
+            if let Err(error) = self.unmap(self.range, &|_, _| true) {
+                log::error!("frames of shared memory stay out of use, as it could not be zapped: {error}");
+            }
+            return;
         }
         let mut kept = 0;
         let closing: ControlFlow<io::Error> =
@@ -286,6 +319,7 @@ impl Drop for Mm {
         registry::remove(self);
         // Subscribers first, while everything that they may know of is still there.
         drop(std::mem::take(&mut self.owner));
+        self.give_up_all_fills();
         self.unmap_all();
     }
 }

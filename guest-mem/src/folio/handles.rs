@@ -188,6 +188,17 @@ impl<'t> FolioBorrow<'t> {
     pub fn is_uptodate(&self) -> bool {
         self.flags().is_uptodate()
     }
+
+    /// Whether its content may be nowhere else, as whoever wrote it has said. True until the folio is free.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.flags().is_dirty()
+    }
+
+    /// Says that its content may be nowhere else; for whoever has a reference, and still has it when this returns.
+    pub fn set_dirty(&self) {
+        self.flags().set_dirty();
+    }
 }
 
 impl<'t> FolioRef<'t> {

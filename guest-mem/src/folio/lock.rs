@@ -41,6 +41,8 @@ const WAITING: u32 = 1 << 1;
 const UPTODATE: u32 = 1 << 2;
 /// Claimed and not freed.
 const IN_USE: u32 = 1 << 3;
+/// The content may be nowhere else.
+const DIRTY: u32 = 1 << 4;
 
 const NAME: &str = "folio lock";
 /// Queues of a table; a power of two.
@@ -81,6 +83,17 @@ impl Flags {
     pub(super) fn clear_uptodate(&self) {
         // Relaxed: only of an exclusive folio, which nobody looks at.
         self.0.fetch_and(!UPTODATE, Relaxed);
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        // Relaxed: asked of an exclusive folio to be sure, and the Acquire of its freeze pairs with the Release of the
+        // references of those who set it.
+        self.0.load(Relaxed) & DIRTY != 0
+    }
+
+    pub(super) fn set_dirty(&self) {
+        // Relaxed: see `is_dirty`.
+        self.0.fetch_or(DIRTY, Relaxed);
     }
 
     fn try_lock(&self) -> bool {

@@ -1,6 +1,6 @@
 //! The metadata of a pool's frames, made where it is first used.
 
-use std::{fmt, mem::size_of};
+use std::{fmt, mem::size_of, ops::Range};
 
 use once_cell::race::OnceBox;
 use thiserror::Error;
@@ -16,6 +16,9 @@ use mmu_notifier::sync::atomic::AtomicU32;
 
 /// Blocks whose metadata is made together: a page of the host's, for 128 MiB.
 const CHUNK_BLOCKS: usize = if cfg!(loom) { 2 } else { 64 };
+
+/// Frames of a chunk.
+const CHUNK_PAGES: u64 = BLOCK_PAGES * CHUNK_BLOCKS as u64;
 
 /// The metadata of all the frames of a pool.
 ///
@@ -124,7 +127,7 @@ impl FrameTable {
     /// whatever locks that holds. It frees the folio, and then gives its frames back to where they came from.
     #[must_use]
     pub fn with_release(frames: u64, release: impl Fn(ExclusiveFolio<'_>) + Send + Sync + 'static) -> Self {
-        let chunks = frames.div_ceil(BLOCK_PAGES * CHUNK_BLOCKS as u64);
+        let chunks = frames.div_ceil(CHUNK_PAGES);
         Self {
             frames,
             chunks: (0..chunks).map(|_| OnceBox::new()).collect(),
@@ -196,13 +199,60 @@ impl FrameTable {
         Ok(ExclusiveFolio::new(FolioBorrow::new(self, meta, first)))
     }
 
+    /// The folio in use that the frame `index` lies in, whatever its size: a moment ago, unless the caller has a reference
+    /// to it.
+    #[must_use]
+    pub fn find(&self, index: u64) -> Option<FolioBorrow<'_>> {
+        [PageSize::Huge, PageSize::Base]
+            .into_iter()
+            .find_map(|size| self.borrow(index, size).filter(|folio| folio.flags().in_use()))
+    }
+
+    /// The folios in use that have one of the frames `frames`, in order, each as it was a moment ago.
+    ///
+    /// Costs little where nothing was ever claimed.
+    pub fn in_use(&self, frames: Range<u64>) -> impl Iterator<Item = FolioBorrow<'_>> {
+        self.made(frames.clone()).flat_map(move |(first, block)| {
+            let huge = FolioBorrow::new(self, Meta::Huge(block), first);
+            let base = block.base.get().map_or(&[][..], |base| &base.0);
+            let base = (first..).zip(base).filter({
+                let frames = frames.clone();
+                move |(index, _)| frames.contains(index)
+            });
+            let base = base.map(|(index, base)| FolioBorrow::new(self, Meta::Base(base), index));
+            std::iter::once(huge).chain(base).filter(|folio| folio.flags().in_use())
+        })
+    }
+
     /// Bytes of metadata that were made so far, the table itself included.
     #[must_use]
     pub fn metadata_bytes(&self) -> usize {
-        let chunks = self.chunks.iter().filter_map(OnceBox::get);
-        let of_chunks =
-            chunks.map(|chunk| size_of::<Chunk>() + chunk.0.iter().map(Block::bytes_beside).sum::<usize>());
-        size_of::<Self>() + size_of_val(&*self.chunks) + of_chunks.sum::<usize>()
+        size_of::<Self>() + size_of_val(&*self.chunks) + self.metadata_bytes_of(0..self.frames)
+    }
+
+    /// Bytes of metadata that were made so far for the frames `frames`, and for others of their 128 MiB.
+    #[must_use]
+    pub fn metadata_bytes_of(&self, frames: Range<u64>) -> usize {
+        let chunks = self.made_chunks(frames.clone()).count() * size_of::<Chunk>();
+        chunks + self.made(frames).map(|(_, block)| block.bytes_beside()).sum::<usize>()
+    }
+
+    /// The blocks that have one of `frames` and whose metadata was made, each with its first frame, in order.
+    fn made(&self, frames: Range<u64>) -> impl Iterator<Item = (u64, &Block)> {
+        let wanted = frames.start / BLOCK_PAGES..frames.end.div_ceil(BLOCK_PAGES);
+        self.made_chunks(frames).flat_map(move |(chunk, made)| {
+            let wanted = wanted.clone();
+            let numbered = ((chunk * CHUNK_BLOCKS) as u64..).zip(&made.0);
+            let numbered = numbered.filter(move |(number, _)| wanted.contains(number));
+            numbered.map(|(number, block)| (number * BLOCK_PAGES, block))
+        })
+    }
+
+    /// The chunks that have one of `frames` and were made, by their numbers.
+    fn made_chunks(&self, frames: Range<u64>) -> impl Iterator<Item = (usize, &Chunk)> {
+        let end = frames.end.min(self.frames);
+        let chunks = place(frames.start).0..place(end.next_multiple_of(CHUNK_PAGES)).0;
+        chunks.filter_map(|chunk| Some((chunk, self.chunks.get(chunk)?.get()?)))
     }
 
     pub(super) fn queues(&self) -> &Queues {

@@ -56,7 +56,7 @@ pub struct MmConfig {
     pub flags: VmaFlags,
     /// How much is mapped at a fault.
     pub around: FaultAround,
-    /// Where the first content comes from; zeros if from nowhere.
+    /// Where the first content comes from; zeros if from nowhere. Not looked at where memory is shared, which has its own.
     pub filler: Option<Arc<dyn Filler>>,
     /// Pages of 4 KiB that may be writable; `None` for all.
     pub commit_limit: Option<u64>,

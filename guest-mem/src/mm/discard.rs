@@ -17,10 +17,10 @@ use mmu_notifier::{AddressRange, Event, Invalidation, sync::lock};
 
 use super::Mm;
 use crate::{
-    BLOCK_SIZE, Gfn, PageSize,
+    BLOCK_SIZE, Gfn, PageSize, Pfn,
     discard::{DiscardError, Discarded},
     folio::{ExclusiveFolio, FolioRef},
-    frame::{PAGE_BYTES, PAGES},
+    frame::PAGES,
     pgtable::{Entry, EntryFlags, PtGuard, SlotState},
     planted::{self, Bug},
 };
@@ -40,15 +40,22 @@ impl Mm {
     /// page was discarded. Where writes are tracked, [`dirty_pages`](Self::dirty_pages) tells of what was mapped and is as
     /// new now. A page that was given up, as its faults had failed for too long, gets another chance.
     ///
+    /// Memory that is shared is [removed](super::SharedMemory::remove) from all who show it, and all are told.
+    ///
     /// # Errors
     /// [`DiscardError`].
     pub fn discard(&self, range: AddressRange) -> Result<Discarded, DiscardError> {
         if !self.range.covers(range) {
             return Err(DiscardError::OutOfRange { range, ram: self.range });
         }
+        let refused = |source| DiscardError::Refused { range, source };
+        if self.object.is_shared() {
+            let offset = range.start() - self.range.start();
+            let offsets = AddressRange::new(offset, range.len()).unwrap_or(range);
+            return self.object.remove(offsets).map_err(refused);
+        }
         let _alone = lock(&self.closing);
         let mmap = self.vmas.mmap_lock().read();
-        let refused = |source| DiscardError::Refused { range, source };
         self.free_stuck(range).and_then(|()| self.cure(range)).map_err(refused)?;
         let mut all = Closed::default();
         let reached = self.reached_by(range);
@@ -143,43 +150,30 @@ impl Mm {
     /// nowhere.
     fn zero_frozen(&self, block: Gfn, part: AddressRange) -> io::Result<bool> {
         let frames = self.frames(&(Gfn::of(part.start())..Gfn::of(part.end())));
-        self.pool().zero(frames).map_err(io::Error::other)?;
-        if !lock(&self.discarded_parts).note(block, part) {
+        self.pool().zero(frames.clone()).map_err(io::Error::other)?;
+        if !lock(&self.object.discarded_parts).note(&frames) {
             return Ok(false);
         }
         let pages = Self::pages_of(block, PageSize::Huge);
         self.install.zap(self.offsets(&pages))?;
         // What the guest has written there since is seen.
-        self.is_zero(&pages)
+        self.object.is_zero(&self.frames(&pages))
     }
 
     /// Where in `part`, or in a huge page around it, writes are tracked. No VMA changes meanwhile: mmap_lock is held, or
-    /// this is the end.
-    fn tracked_in(&self, part: AddressRange) -> Vec<AddressRange> {
+    /// this is the end; or what was removed from all comes before the change, or after it.
+    pub(super) fn tracked_in(&self, part: AddressRange) -> Vec<AddressRange> {
         let vmas = self.vmas.snapshot();
         let tracked = vmas.overlapping(self.reached_by(part)).filter(|vma| vma.flags.dirty_tracked);
         tracked.map(|vma| vma.range).collect()
     }
 
     /// Notes that `pages` are not what they were, as far as somebody collects that.
-    fn note_changed(&self, tracked: &[AddressRange], pages: &Range<Gfn>) {
+    pub(super) fn note_changed(&self, tracked: &[AddressRange], pages: &Range<Gfn>) {
         let Some(bytes) = super::bytes_of(pages) else { return };
         for range in tracked.iter().filter_map(|range| range.intersection(bytes)) {
             lock(&self.changed).insert(range);
         }
-    }
-
-    /// Whether the frames of `pages`, which are taken, hold zeros.
-    pub(super) fn is_zero(&self, pages: &Range<Gfn>) -> io::Result<bool> {
-        const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
-        let mut page = ZEROS;
-        for gfn in (pages.start.get()..pages.end.get()).map(Gfn::new) {
-            self.pool().read(self.frame(gfn), 0, &mut page).map_err(io::Error::other)?;
-            if page != ZEROS {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Ends the use of the folio that `entry` maps, if nobody but entries has a reference to it.
@@ -230,12 +224,12 @@ impl Mm {
                 if planted::is(Bug::OpenFirst) {
                     late.push(pages);
                 } else {
-                    self.give_back(&pages);
+                    self.object.give_back(&self.frames(&pages));
                 }
                 match entry.size() {
                     PageSize::Base => pt.clear_page(gfn),
                     PageSize::Huge => {
-                        lock(&self.discarded_parts).forget(gfn.block());
+                        lock(&self.object.discarded_parts).forget(self.frame(gfn.block()));
                         pt.clear_huge()
                     }
                 };
@@ -243,7 +237,7 @@ impl Mm {
             ControlFlow::Continue(())
         });
         for pages in late {
-            self.give_back(&pages);
+            self.object.give_back(&self.frames(&pages));
         }
         opened
     }
@@ -256,26 +250,19 @@ impl Mm {
         }
         result
     }
-
-    /// Gives the frames of `pages` back, which nobody maps any more.
-    pub(super) fn give_back(&self, pages: &Range<Gfn>) {
-        let frames = self.frames(pages);
-        if let Err(error) = self.pool().give_back(frames.clone()) {
-            log::error!("frames {frames:?} stay out of use: {error}");
-        }
-    }
 }
 
 /// Which parts of huge pages were discarded.
 #[derive(Debug, Default)]
-pub(super) struct DiscardedParts(HashMap<Gfn, [u64; PAGES / 64]>);
+pub(super) struct DiscardedParts(HashMap<Pfn, [u64; PAGES / 64]>);
 
 impl DiscardedParts {
-    /// Notes `part` of the huge page at `block`. Whether all of it was discarded by now; then nothing is noted any more.
-    fn note(&mut self, block: Gfn, part: AddressRange) -> bool {
+    /// Notes `part` of a huge page. Whether all of it was discarded by now; then nothing is noted any more.
+    pub(super) fn note(&mut self, part: &Range<Pfn>) -> bool {
+        let block = part.start.block();
         let noted = self.0.entry(block).or_default();
-        for gfn in Gfn::all_of(part) {
-            noted[gfn.in_block() / 64] |= 1 << (gfn.in_block() % 64);
+        for page in (0..part.end.index() - part.start.index()).map(|at| part.start.plus(at).in_block()) {
+            noted[page / 64] |= 1 << (page % 64);
         }
         let all = noted.iter().all(|word| *word == u64::MAX);
         if all {
@@ -284,7 +271,7 @@ impl DiscardedParts {
         all
     }
 
-    fn forget(&mut self, block: Gfn) {
+    pub(super) fn forget(&mut self, block: Pfn) {
         self.0.remove(&block);
     }
 }

@@ -32,6 +32,14 @@ pub enum CreateMmError {
     /// The range lies too high.
     #[error(transparent)]
     Range(#[from] BeyondAddressSpace),
+    /// The memory that it is to show is smaller.
+    #[error("{range} cannot show memory of {bytes:#x} bytes: make it no larger than that")]
+    Beyond {
+        /// The range.
+        range: AddressRange,
+        /// The memory's bytes.
+        bytes: u64,
+    },
     /// The pool has no frames for it.
     #[error("the pool cannot hold the guest's RAM")]
     Reserve(#[from] ReserveError),
@@ -96,4 +104,11 @@ pub enum FaultError {
     /// The process ends.
     #[error("the process ends")]
     Exiting,
+}
+
+impl FaultError {
+    /// Whether somebody else has the frame.
+    pub(super) const fn is_taken(&self) -> bool {
+        matches!(self, Self::NoFrame { source: TakeError::Taken(_), .. })
+    }
 }

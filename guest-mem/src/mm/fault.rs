@@ -195,18 +195,31 @@ impl Mm {
         if entry.is_present() {
             return self.fault_on_present(&mut pt, vma, gfn, cause);
         }
-        if self.filler.is_some() {
+        let frame = self.frame(gfn);
+        if self.object.is_closed(&(frame..frame.plus(1))) {
+            // Whoever removes it from all wakes when that is done.
+            self.counts.add(FaultReason::Busy, 1);
+            return Ok(Step::Left);
+        }
+        if self.has_filler() && !self.object.is_cached(frame) {
             return Ok(Step::Fill((**vma.vma()).clone()));
         }
-        let huge = Self::may_be_huge(vma, gfn);
+        let huge = Self::may_be_huge(vma, gfn) && self.object.fits_huge(frame);
         if planted::is(Bug::TableFirst) {
             let _exposed = pt.expose_table();
         }
-        match pt.state() {
+        let mapped = match pt.state() {
             // Huge before any table is exposed.
             SlotState::None if huge => self.map_huge(pt, vma, gfn),
             SlotState::None | SlotState::Table => self.map_base(pt, vma, gfn),
-            SlotState::Huge(_) => Ok(Step::Again(FaultReason::Concurrent)),
+            SlotState::Huge(_) => return Ok(Step::Again(FaultReason::Concurrent)),
+        };
+        match mapped {
+            // By another address space, which maps it.
+            Err(error) if self.object.is_shared() && error.is_taken() => {
+                Ok(Step::Again(FaultReason::Concurrent))
+            }
+            mapped => mapped,
         }
     }
 
@@ -317,7 +330,7 @@ impl InstallError {
 }
 
 /// The error and what caused it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }

@@ -19,14 +19,14 @@ use mmu_notifier::{
 
 use super::{
     FaultError, FaultReason, Filler, Mm,
-    fault::Resolved,
-    fills::{Ended, Ticket},
+    fault::{Resolved, with_causes},
+    fills::Ticket,
     map::Mapped,
     taken::Taken,
 };
 use crate::{
-    Gfn, PageSize,
-    pgtable::{EntryFlags, PtGuard, SlotState},
+    Gfn, PageSize, host,
+    pgtable::{PtGuard, SlotState},
     planted::{self, Bug},
     vma::{LockedVma, LookedUp, VmaSpec},
 };
@@ -110,23 +110,26 @@ impl Fill {
         vma: &VmaSpec,
         may_be_huge: bool,
     ) -> Result<Self, Result<Resolved, FaultError>> {
-        let Some(filler) = mm.filler.clone() else { return Err(Err(FaultError::Contended { gfn })) };
-        let huge = may_be_huge && Mm::may_be_huge(vma, gfn) && mm.table.is_empty_around(gfn);
+        let Some(filler) = mm.object.filler().cloned() else {
+            return Err(Err(FaultError::Contended { gfn }));
+        };
+        let block = Mm::pages_of(gfn, PageSize::Huge);
+        let huge = may_be_huge && Mm::may_be_huge(vma, gfn) && mm.is_empty_now(&block, PageSize::Huge);
         let (pages, size) = if huge {
-            (Mm::pages_of(gfn, PageSize::Huge), PageSize::Huge)
+            (block, PageSize::Huge)
         } else {
             (mm.empty_run(mm.window(vma, gfn).0, gfn), PageSize::Base)
         };
-        let Some(ticket) = mm.fills.begin(pages.clone()) else {
+        let Some(ticket) = mm.object.fills.begin(mm.id, mm.frames(&pages)) else {
             // Whoever fills it wakes in the end.
             mm.counts.add(FaultReason::Busy, 1);
             return Err(Ok(Resolved::Left));
         };
         if !planted::is(Bug::FillUnlooked) && !mm.is_empty_now(&pages, size) {
             // Filled since the fault looked. From here on nobody else maps anything there.
-            mm.fill_is_over(mm.fills.end(ticket));
+            mm.object.fill_is_over(mm.object.fills.end(ticket));
             mm.counts.add(FaultReason::Concurrent, 1);
-            return Err(mm.wake(gfn, mm.around_fill(gfn)));
+            return Err(mm.wake_after_fill(gfn));
         }
         let offset = mm.offsets(&pages).start;
         Ok(Self { ticket, gfn, pages, size, filler, offset })
@@ -186,20 +189,20 @@ impl Mm {
     fn take_piece(&self, fill: &Fill, start: u64, piece: &[u8]) -> Result<(), Unfilled> {
         let Fill { pages, size, .. } = fill;
         let gfn = pages.start;
-        let held = self.fills.hold(fill.ticket).map_err(|_| Unfilled::Late)?;
+        let held = self.object.fills.hold(fill.ticket).map_err(|_| Unfilled::Late)?;
         if start == 0 {
             let frames = self.frames(pages);
             match size {
-                PageSize::Base => self.pool().take_for_fill(frames.clone()),
-                PageSize::Huge => self.pool().take_huge_for_fill(frames.clone()),
+                PageSize::Base => self.pool().take_for_fill(frames),
+                PageSize::Huge => self.pool().take_huge_for_fill(frames),
             }
             .map_err(|source| FaultError::NoFrame { gfn, source })?;
-            held.set_frames(Some(frames));
+            held.set_taken(true);
         }
         let written = self.pool().write(self.frame(gfn), start, piece);
         written.map_err(|error| FaultError::Host { gfn, source: io::Error::other(error) })?;
         if start + piece.len() as u64 == (pages.end.get() - pages.start.get()) * PAGE_SIZE {
-            held.set_frames(None);
+            held.set_taken(false);
             let mapped = self.map_filled(Taken::of(self, pages.clone()), *size)?;
             self.counts.add(FaultReason::Filled, mapped.count());
             mapped.has(fill.gfn)?;
@@ -210,8 +213,8 @@ impl Mm {
     /// Gives `fill` back, which came to what is `filled`, or to a panic.
     fn end_fill(&self, fill: &Fill, filled: Option<&Result<(), Unfilled>>) -> Result<Resolved, FaultError> {
         // Over before the wake: whoever faults again begins a fill of its own.
-        self.fill_is_over(self.fills.end(fill.ticket));
-        let woken = self.wake(fill.gfn, self.around_fill(fill.gfn));
+        self.object.fill_is_over(self.object.fills.end(fill.ticket));
+        let woken = self.wake_after_fill(fill.gfn);
         match filled {
             Some(Ok(())) => woken,
             Some(Err(Unfilled::Late)) => {
@@ -225,19 +228,24 @@ impl Mm {
         }
     }
 
-    /// Whether nothing is mapped at `pages`, without a lock.
+    /// Whether nothing is mapped at `pages`, nor filled for others, without a lock.
     fn is_empty_now(&self, pages: &Range<Gfn>, size: PageSize) -> bool {
         match size {
-            PageSize::Huge => self.table.is_empty_around(pages.start),
-            PageSize::Base => {
-                (pages.start.get()..pages.end.get()).all(|gfn| self.table.walk(Gfn::new(gfn)).is_none())
+            PageSize::Huge => {
+                self.table.is_empty_around(pages.start) && !self.object.has_any(&self.frames(pages))
             }
+            PageSize::Base => (pages.start.get()..pages.end.get()).all(|gfn| self.is_page_empty_now(gfn)),
         }
     }
 
-    /// The pages of `window` around `gfn` that are not mapped.
+    fn is_page_empty_now(&self, gfn: u64) -> bool {
+        let gfn = Gfn::new(gfn);
+        self.table.walk(gfn).is_none() && !self.object.is_cached(self.frame(gfn))
+    }
+
+    /// The pages of `window` around `gfn` that are not mapped, nor filled for others.
     fn empty_run(&self, window: Range<Gfn>, gfn: Gfn) -> Range<Gfn> {
-        let empty = |&page: &u64| self.table.walk(Gfn::new(page)).is_none();
+        let empty = |&page: &u64| self.is_page_empty_now(page);
         let after = (gfn.get() + 1..window.end.get()).take_while(empty).count() as u64;
         let before = (window.start.get()..gfn.get()).rev().take_while(empty).count() as u64;
         Gfn::new(gfn.get() - before)..gfn.plus(1 + after)
@@ -259,7 +267,7 @@ impl Mm {
     fn map_filled_in(
         &self,
         vma: &LockedVma<'_>,
-        taken: Taken<'_>,
+        mut taken: Taken<'_>,
         size: PageSize,
     ) -> Result<Mapped, FaultError> {
         let gfn = taken.pages().start;
@@ -267,12 +275,12 @@ impl Mm {
         let covered = super::bytes_of(taken.pages()).is_some_and(|bytes| vma.range.covers(bytes))
             && (size == PageSize::Base || Self::may_be_huge(vma, gfn));
         let mut pt = self.lock_entries(gfn)?;
-        if !covered || !Self::is_empty(&mut pt, taken.pages(), size) {
+        let closed = self.object.is_closed(&self.frames(taken.pages()));
+        if !covered || closed || !Self::is_empty(&mut pt, taken.pages(), size) {
             return Err(FaultError::Contended { gfn });
         }
-        let (_, protected) = Self::first_flags(vma);
-        let marks = if protected { EntryFlags::CLEAN } else { EntryFlags::EMPTY };
-        Ok(self.map_taken(&mut pt, vma, taken, size, marks))
+        taken.publish(size);
+        Ok(self.map_taken(&mut pt, vma, taken, size))
     }
 
     fn is_empty(pt: &mut PtGuard<'_>, pages: &Range<Gfn>, size: PageSize) -> bool {
@@ -288,27 +296,36 @@ impl Mm {
     /// Gives a fill up whose filler has not returned, and has its pages filled anew: whoever waits for them faults again.
     /// Whether it did; not while a piece of it is being copied, nor when it is over.
     pub(crate) fn give_up_fill(&self, ticket: Ticket) -> bool {
-        let ended = self.fills.give_up(ticket);
-        let Some(pages) = ended.as_ref().map(|ended| ended.pages.clone()) else { return false };
-        self.fill_is_over(ended);
-        if let Err(error) = self.install.wake(self.around_fill(pages.start)) {
-            log::error!("nobody was woken at guest page {:#x}: {error}", pages.start.get());
+        let ended = self.object.fills.give_up(ticket);
+        let Some(gfn) = ended.as_ref().map(|ended| self.page(ended.frames.start)) else { return false };
+        self.object.fill_is_over(ended);
+        if let Err(error) = self.wake_after_fill(gfn) {
+            log::error!("{}: nobody was woken", with_causes(&error));
         }
         true
     }
 
-    /// Where somebody may wait for a fill at `gfn`: in all of its 2 MiB, since a fault on another page was left to it if
-    /// it wanted one of these pages too.
-    fn around_fill(&self, gfn: Gfn) -> Range<u64> {
-        let block = self.offsets(&Self::pages_of(gfn, PageSize::Huge));
-        block.start..block.end.min(self.range.len())
+    /// Gives all fills up that its handlers have begun, for the end: others may wait for them.
+    pub(super) fn give_up_all_fills(&self) {
+        while let Some(ended) = self.object.fills.give_up_of(self.id) {
+            let gfn = self.page(ended.frames.start);
+            self.object.fill_is_over(Some(ended));
+            if let Err(error) = self.wake_after_fill(gfn) {
+                log::error!("{}: nobody was woken", with_causes(&error));
+            }
+        }
     }
 
-    /// Gives the frames of a fill back that came to nothing.
-    fn fill_is_over(&self, ended: Option<Ended>) {
-        let Some(frames) = ended.and_then(|ended| ended.frames) else { return };
-        if let Err(error) = self.pool().give_back(frames.clone()) {
-            log::error!("frames {frames:?} stay out of use: {error}");
+    /// Wakes whoever waits for a fill at `gfn`, which is over: in all of its 2 MiB, since a fault on another page was left
+    /// to it if it wanted one of these pages too; and in every address space that shows it.
+    fn wake_after_fill(&self, gfn: Gfn) -> Result<Resolved, FaultError> {
+        let block = Self::pages_of(gfn, PageSize::Huge);
+        if self.object.is_shared() {
+            let at = host::time_stamp();
+            self.object.wake(&self.frames(&block)).map_err(|source| FaultError::Host { gfn, source })?;
+            return Ok(Resolved::Done { at });
         }
+        let block = self.offsets(&block);
+        self.wake(gfn, block.start..block.end.min(self.range.len()))
     }
 }

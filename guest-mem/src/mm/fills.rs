@@ -2,24 +2,25 @@
 //!
 //! ```text
 //!   a handler                                the supervisor
-//!   begin: these pages are mine              sees that the filler passed its deadline
-//!   filler writes the handler's buffer       give up, unless it is held: the pages are nobody's
-//!   hold: still mine? then it stays mine     take the frames back that it had
+//!   begin: these frames are mine             sees that the filler passed its deadline
+//!   filler writes the handler's buffer       give up, unless it is held: the frames are nobody's
+//!   hold: still mine? then it stays mine     give them back if they were taken
 //!   copy, install                            wake whoever waits for the pages: they fault again
 //!   let go; end
 //! ```
-//! So what a late filler returns is thrown away, and never lands in memory that the guest has been using since.
+//! Pages are told apart by their frames, which they have whoever maps them. So what a late filler returns is thrown away, and never lands in memory that the guest has been using since.
 
 use std::ops::Range;
 
 use mmu_notifier::sync::{Mutex, lock};
 
 use crate::{
-    Gfn, Pfn,
+    Pfn,
     planted::{self, Bug},
+    rmap::MmId,
 };
 
-/// The fills of one address space.
+/// The fills of one memory object.
 #[derive(Debug)]
 pub(crate) struct Fills {
     /// A leaf. Short, and in no order: a handler has one fill at a time.
@@ -35,9 +36,11 @@ struct Running {
 #[derive(Debug)]
 struct Fill {
     ticket: Ticket,
-    pages: Range<Gfn>,
-    /// The frames that were taken for it.
-    frames: Option<Range<Pfn>>,
+    /// Whose handler began it.
+    mm: MmId,
+    frames: Range<Pfn>,
+    /// Whether they were taken for it, and nobody else sees to them.
+    taken: bool,
     held: bool,
 }
 
@@ -51,12 +54,12 @@ pub(crate) struct GivenUp;
 
 /// A fill that is over, for whoever ended it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "its frames are to be given back"]
+#[must_use = "its frames are to be given back, and whoever waits for them is to be woken"]
 pub(crate) struct Ended {
-    /// Its pages.
-    pub(crate) pages: Range<Gfn>,
-    /// Frames that were taken for it and that nobody maps.
-    pub(crate) frames: Option<Range<Pfn>>,
+    /// Its frames.
+    pub(crate) frames: Range<Pfn>,
+    /// Whether they were taken for it, and nobody else sees to them.
+    pub(crate) taken: bool,
 }
 
 /// A fill that is not given up as long as this lives.
@@ -72,16 +75,16 @@ impl Fills {
         Self { running: Mutex::new(Running { fills: Vec::with_capacity(handlers), last: 0 }) }
     }
 
-    /// Makes `pages` this caller's to fill; `None` while another fill has any of them.
-    pub(crate) fn begin(&self, pages: Range<Gfn>) -> Option<Ticket> {
+    /// Makes `frames` this caller's to fill, a handler's of `mm`; `None` while another fill has any of them.
+    pub(crate) fn begin(&self, mm: MmId, frames: Range<Pfn>) -> Option<Ticket> {
         let mut running = lock(&self.running);
-        let taken = |other: &Range<Gfn>| other.start < pages.end && pages.start < other.end;
-        if running.fills.iter().any(|other| taken(&other.pages)) {
+        let overlaps = |other: &Fill| other.frames.start < frames.end && frames.start < other.frames.end;
+        if running.fills.iter().any(overlaps) {
             return None;
         }
         running.last += 1;
         let ticket = Ticket(running.last);
-        running.fills.push(Fill { ticket, pages, frames: None, held: false });
+        running.fills.push(Fill { ticket, mm, frames, taken: false, held: false });
         Some(ticket)
     }
 
@@ -104,6 +107,13 @@ impl Fills {
     pub(crate) fn give_up(&self, ticket: Ticket) -> Option<Ended> {
         lock(&self.running).end(ticket, true)
     }
+
+    /// Gives a fill up that was begun by `mm`, which ends: none of its fills is held. `None` if there is none left.
+    pub(crate) fn give_up_of(&self, mm: MmId) -> Option<Ended> {
+        let mut running = lock(&self.running);
+        let ticket = running.fills.iter().find(|fill| fill.mm == mm)?.ticket;
+        running.end(ticket, false)
+    }
 }
 
 impl Running {
@@ -116,16 +126,16 @@ impl Running {
         if unless_held && self.fills[at].held {
             return None;
         }
-        let Fill { pages, frames, .. } = self.fills.swap_remove(at);
-        Some(Ended { pages, frames })
+        let Fill { frames, taken, .. } = self.fills.swap_remove(at);
+        Some(Ended { frames, taken })
     }
 }
 
 impl Held<'_> {
-    /// Notes that `frames` were taken for the fill, or that they are mapped now and nobody gives them back.
-    pub(crate) fn set_frames(&self, frames: Option<Range<Pfn>>) {
+    /// Notes that its frames were taken for the fill, or that somebody else sees to it now that they are given back.
+    pub(crate) fn set_taken(&self, taken: bool) {
         if let Some(fill) = lock(&self.fills.running).find(self.ticket) {
-            fill.frames = frames;
+            fill.taken = taken;
         }
     }
 }
@@ -142,46 +152,62 @@ impl Drop for Held<'_> {
 mod tests {
     use super::*;
 
-    fn pages(start: u64, end: u64) -> Range<Gfn> {
-        Gfn::new(start)..Gfn::new(end)
+    const MM: MmId = MmId::new(1);
+
+    fn frames(start: u64, end: u64) -> Range<Pfn> {
+        Pfn::new(1, start)..Pfn::new(1, end)
     }
 
     #[test]
     fn a_page_is_filled_by_one() {
         let fills = Fills::new(2);
-        let first = fills.begin(pages(0, 16)).unwrap();
+        let first = fills.begin(MM, frames(0, 16)).unwrap();
 
-        assert_eq!(fills.begin(pages(15, 17)), None);
-        assert!(fills.begin(pages(16, 32)).is_some());
+        assert_eq!(fills.begin(MM, frames(15, 17)), None);
+        assert!(fills.begin(MM, frames(16, 32)).is_some());
 
-        assert_eq!(fills.end(first), Some(Ended { pages: pages(0, 16), frames: None }));
-        assert!(fills.begin(pages(15, 16)).is_some());
+        assert_eq!(fills.end(first), Some(Ended { frames: frames(0, 16), taken: false }));
+        assert!(fills.begin(MM, frames(15, 16)).is_some());
     }
 
     #[test]
     fn what_was_given_up_is_not_held_any_more_and_gives_its_frames_back() {
         let fills = Fills::new(2);
-        let frames = Pfn::new(1, 0)..Pfn::new(1, 16);
-        let stalled = fills.begin(pages(0, 16)).unwrap();
-        fills.hold(stalled).unwrap().set_frames(Some(frames.clone()));
+        let stalled = fills.begin(MM, frames(0, 16)).unwrap();
+        fills.hold(stalled).unwrap().set_taken(true);
 
         let ended = fills.give_up(stalled).unwrap();
 
-        assert_eq!(ended.frames, Some(frames));
+        assert_eq!(ended, Ended { frames: frames(0, 16), taken: true });
         assert_eq!(fills.hold(stalled).err(), Some(GivenUp));
         assert_eq!(fills.end(stalled), None);
-        assert!(fills.begin(pages(0, 16)).is_some());
+        assert!(fills.begin(MM, frames(0, 16)).is_some());
     }
 
     #[test]
     fn what_is_held_is_not_given_up() {
         let fills = Fills::new(2);
-        let fill = fills.begin(pages(0, 16)).unwrap();
+        let fill = fills.begin(MM, frames(0, 16)).unwrap();
         let held = fills.hold(fill).unwrap();
 
         assert_eq!(fills.give_up(fill), None);
         drop(held);
 
         assert!(fills.give_up(fill).is_some());
+    }
+
+    #[test]
+    fn an_address_space_that_ends_gives_up_its_own_fills() {
+        let fills = Fills::new(2);
+        let other = fills.begin(MmId::new(2), frames(0, 16)).unwrap();
+        for start in [16, 32] {
+            fills.begin(MM, frames(start, start + 16)).unwrap();
+        }
+
+        let given_up = std::iter::from_fn(|| fills.give_up_of(MM)).map(|ended| ended.frames.start);
+
+        assert_eq!(given_up.count(), 2);
+        assert!(fills.begin(MM, frames(16, 48)).is_some());
+        assert!(fills.end(other).is_some());
     }
 }

@@ -10,6 +10,7 @@ use mmu_notifier::PAGE_SIZE;
 use super::{FaultAround, FaultError, FaultReason, InstallError, Mm, fault::Step, taken::Taken};
 use crate::{
     BLOCK_PAGES, BLOCK_SIZE, Gfn, PageSize,
+    folio::FolioBorrow,
     pgtable::{Entry, EntryFlags, PtGuard, SetError, SlotState},
     pool::PoolMemory,
     vma::{LockedVma, VmaSpec},
@@ -67,7 +68,7 @@ impl Mm {
     ) -> Result<Step, FaultError> {
         let first = Self::pages_of(gfn, PageSize::Huge);
         let Mapped { pages, missing } = match self.map_zeroed(&mut pt, vma, first.clone(), PageSize::Huge) {
-            Err(FaultError::NoFrame { .. }) if self.has_base_frames() => {
+            Err(error @ FaultError::NoFrame { .. }) if self.has_base_frames() && !error.is_taken() => {
                 self.counts.add(FaultReason::HugeFallback, 1);
                 return self.map_base(pt, vma, gfn);
             }
@@ -106,11 +107,12 @@ impl Mm {
     /// Maps the huge page at `block` if nothing is mapped there and its frames need no work. Whether it did.
     fn map_ready_huge(&self, vma: &LockedVma<'_>, block: Gfn) -> bool {
         let pages = Self::pages_of(block, PageSize::Huge);
-        if !self.table.walk(block).is_none() || !self.pool().is_stocked(&self.frames(&pages)) {
+        if !self.table.walk(block).is_none() || !self.object.is_ready_huge(&self.frames(&pages)) {
             return false;
         }
         let Ok(mut pt) = self.lock_entries(block) else { return false };
         let mapped = pt.state() == SlotState::None
+            && !self.object.is_closed(&self.frames(&pages))
             && self
                 .map_zeroed(&mut pt, vma, pages, PageSize::Huge)
                 .is_ok_and(|mapped| mapped.missing.is_none());
@@ -123,7 +125,11 @@ impl Mm {
     fn map_around(&self, pt: &mut PtGuard<'_>, vma: &LockedVma<'_>, gfn: Gfn) -> Range<Gfn> {
         let (window, pages) = self.window(vma, gfn);
         let mut mapped = gfn..gfn.plus(1);
-        let empty = |pt: &PtGuard<'_>, gfn: u64| pt.entry(Gfn::new(gfn)).is_none();
+        let filled = self.has_filler();
+        let empty = |pt: &PtGuard<'_>, gfn: u64| {
+            let gfn = Gfn::new(gfn);
+            pt.entry(gfn).is_none() && (!filled || self.object.is_cached(self.frame(gfn)))
+        };
         let after = (mapped.end.get()..window.end.get()).take_while(|&gfn| empty(pt, gfn)).count() as u64;
         let before = (window.start.get()..gfn.get()).rev().take_while(|&gfn| empty(pt, gfn)).count() as u64;
         mapped.end = self.map_neighbours(pt, vma, mapped.end..mapped.end.plus(after)).end;
@@ -161,7 +167,8 @@ impl Mm {
         (Gfn::new(start.max(begin))..Gfn::new(end.min(behind)), pages)
     }
 
-    /// Takes frames that are zero for `pages`, none of which is mapped, and maps them by entries of `size`.
+    /// Takes frames that are zero for `pages`, none of which is mapped, or where memory is shared what others have there,
+    /// and maps them by entries of `size`.
     ///
     /// # Errors
     /// There are no frames, and nothing was done.
@@ -174,23 +181,23 @@ impl Mm {
     ) -> Result<Mapped, FaultError> {
         let gfn = pages.start;
         let taken = Taken::zeroed(self, pages, size).map_err(|source| FaultError::NoFrame { gfn, source })?;
-        Ok(self.map_taken(pt, vma, taken, size, EntryFlags::EMPTY))
+        Ok(self.map_taken(pt, vma, taken, size))
     }
 
     /// Maps the pages of `taken`, none of which is mapped and whose frames hold what the guest shall see, by entries of
-    /// `size` and with `marks`.
+    /// `size`.
     pub(super) fn map_taken(
         &self,
         pt: &mut PtGuard<'_>,
         vma: &VmaSpec,
         mut taken: Taken<'_>,
         size: PageSize,
-        marks: EntryFlags,
     ) -> Mapped {
         let start = taken.pages().start;
         let (flags, protected) = Self::first_flags(vma);
+        let clean = if self.has_filler() && protected { EntryFlags::CLEAN } else { EntryFlags::EMPTY };
         let (count, missing) = self.map_in_host(&mut taken, protected);
-        let entered = self.enter_first(pt, &mut taken, count, size, flags | marks);
+        let entered = self.enter_first(pt, &mut taken, count, size, flags | clean);
         Mapped { pages: start..taken.pages().start, missing: entered.err().or(missing) }
     }
 
@@ -208,6 +215,7 @@ impl Mm {
         if count > 0 && size == PageSize::Base {
             let _exposed = pt.expose_table();
         }
+        taken.resize(size);
         for _ in 0..count / size.pages() {
             let gfn = taken.pages().start;
             if let Err(error) = self.enter(pt, gfn, size, flags) {
@@ -220,7 +228,8 @@ impl Mm {
         Ok(())
     }
 
-    /// Claims the folio of `gfn`'s frame, and enters it.
+    /// Enters the page `gfn`. The frame's folio is made now, with one reference, unless it is shared and has the entry's
+    /// already.
     fn enter(
         &self,
         pt: &mut PtGuard<'_>,
@@ -229,27 +238,46 @@ impl Mm {
         flags: EntryFlags,
     ) -> Result<(), EnterError> {
         let pfn = self.frame(gfn);
+        if self.object.is_shared() {
+            let folio = self.folios.find(pfn.index()).ok_or(EnterError::NoFolio)?;
+            // Mapped by pages here, and huge elsewhere perhaps.
+            let large = if folio.size() == PageSize::Huge { EntryFlags::LARGE } else { EntryFlags::EMPTY };
+            return Self::enter_folio(pt, gfn, folio, Entry::new(pfn, size, flags | large));
+        }
         let folio = self.folios.claim(pfn.index(), size)?;
         folio.set_uptodate();
-        match size {
-            PageSize::Base => folio.map_page(0),
-            PageSize::Huge => folio.map_huge(),
-        }
-        let entry = Entry::new(pfn, size, flags);
-        let entered = match size {
-            PageSize::Base => pt.set_page(gfn, entry),
-            PageSize::Huge => pt.set_huge(entry),
-        };
-        if let Err(error) = entered {
-            match size {
-                PageSize::Base => folio.unmap_page(0),
-                PageSize::Huge => folio.unmap_huge(),
-            }
-            return Err(error.into());
-        }
+        Self::enter_folio(pt, gfn, *folio, Entry::new(pfn, size, flags))?;
         // The one reference is the entry's from here on.
         folio.unfreeze(1).leak();
         Ok(())
+    }
+
+    fn enter_folio(
+        pt: &mut PtGuard<'_>,
+        gfn: Gfn,
+        folio: FolioBorrow<'_>,
+        entry: Entry,
+    ) -> Result<(), EnterError> {
+        match entry.size() {
+            PageSize::Base => folio.map_page(entry.pfn().in_block()),
+            PageSize::Huge => folio.map_huge(),
+        }
+        let entered = match entry.size() {
+            PageSize::Base => pt.set_page(gfn, entry),
+            PageSize::Huge => pt.set_huge(entry),
+        };
+        entered.map_err(|error| {
+            Self::uncount(folio, entry);
+            error.into()
+        })
+    }
+
+    /// `entry` maps `folio` no more.
+    pub(super) fn uncount(folio: FolioBorrow<'_>, entry: Entry) {
+        match entry.size() {
+            PageSize::Base => folio.unmap_page(entry.pfn().in_block()),
+            PageSize::Huge => folio.unmap_huge(),
+        }
     }
 
     /// Has the host map the pages of `taken`. How many it maps now, from the first on, and why not the others.
@@ -304,4 +332,6 @@ enum EnterError {
     Claim(#[from] crate::folio::ClaimError),
     #[error(transparent)]
     Set(#[from] SetError),
+    #[error("its frame belongs to no folio")]
+    NoFolio,
 }

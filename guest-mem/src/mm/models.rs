@@ -33,7 +33,7 @@ use mmu_notifier::{
     sync::{Condvar, Mutex, lock, thread, wait},
 };
 
-use super::{FaultAround, Filler, Install, InstallError, Mm, MmConfig, Scratch, fault::Cause};
+use super::{FaultAround, Filler, Install, InstallError, MemoryObject, Mm, MmConfig, Scratch, fault::Cause};
 use crate::{
     BLOCK_SIZE, Gfn, PageSize,
     models::{Content, explore},
@@ -116,7 +116,8 @@ impl Guest {
             ..MmConfig::new(range)
         };
         let stretch = pool.reserve(1, Commitment::Overcommitted).unwrap();
-        let mm = ManuallyDrop::new(Mm::new(config, stretch, host.clone()).unwrap());
+        let object = MemoryObject::own(stretch, config.filler.clone(), config.handlers);
+        let mm = ManuallyDrop::new(Mm::new(&config, object, host.clone()).unwrap());
         let guest = Arc::new(Self { mm, host, pool });
         guest.make_all();
         guest

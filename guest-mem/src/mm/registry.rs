@@ -53,7 +53,7 @@ mod tests {
         let size = ByteSize::new(4 << 20).unwrap();
         let pool = FramePool::new(&PoolConfig::new(PoolMemory::None, size)).unwrap();
         let config = || MmConfig::new(AddressRange::new(0, 2 << 20).unwrap());
-        let [one, other] = [(); 2].map(|()| Mm::modelled(config(), &pool).unwrap());
+        let [one, other] = [(); 2].map(|()| Mm::modelled(&config(), &pool).unwrap());
         let id = one.id();
 
         assert!(Arc::ptr_eq(&find(id).unwrap(), &one));

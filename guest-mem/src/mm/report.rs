@@ -33,7 +33,7 @@ pub struct MmReport {
     pub resident_bytes: u64,
     /// Bytes that may be written, or that were written and then made unwritable.
     pub committed_bytes: u64,
-    /// Bytes of page tables and of the frames' metadata.
+    /// Bytes of page tables and of the frames' metadata, which comes for 128 MiB at a time.
     pub metadata_bytes: u64,
     /// All VMAs together.
     pub usage: Usage,
@@ -106,14 +106,20 @@ impl Mm {
         MmReport {
             mm: self.id.get(),
             range: self.range,
-            resident_bytes: self.stretch.report().resident * PAGE_SIZE,
+            resident_bytes: self.stretch().report().resident * PAGE_SIZE,
             committed_bytes: self.vmas.committed() * PAGE_SIZE,
-            metadata_bytes: (self.folios.metadata_bytes() + self.table.metadata_bytes()) as u64,
+            metadata_bytes: (self.metadata_bytes() + self.table.metadata_bytes()) as u64,
             usage: total.done(),
             vmas,
             faults: self.stats().faults.to_vec(),
             replaced_handlers: 0,
         }
+    }
+
+    /// Bytes of metadata of its frames.
+    fn metadata_bytes(&self) -> usize {
+        let frames = self.stretch().range();
+        self.folios.metadata_bytes_of(frames.start.index()..frames.end.index())
     }
 
     fn report_vma(&self, vma: &Vma, total: &mut Sum) -> VmaReport {
@@ -143,7 +149,7 @@ impl Mm {
         let Some(folio) = self.folios.borrow(head.index(), size) else { return };
         let total = folio.total_mapcount();
         // While it comes or goes it has fewer references than mapcounts.
-        if folio.references() > total {
+        if folio.references() > total + self.object.own_references() {
             usage.pinned_bytes += part.len();
         }
         if total <= 1 {

@@ -20,7 +20,10 @@
 
 use std::{io, ops::ControlFlow, ops::Range, sync::TryLockError};
 
-use mmu_notifier::{AddressRange, Event, Invalidation, PAGE_SIZE, RmapReadGuard, sync::MutexGuard};
+use mmu_notifier::{
+    AddressRange, Event, Invalidation, PAGE_SIZE, RmapReadGuard,
+    sync::{Mutex, MutexGuard},
+};
 
 use super::{Mm, bytes_of, registry};
 use crate::{
@@ -59,6 +62,9 @@ impl Mm {
     /// [pin](crate::pgtable::PageTable::pin) meanwhile: such a write does not fault, and would be lost.
     /// Whether the host has the memory then is the pool's to decide ([`PoolConfig`](crate::pool::PoolConfig)).
     pub fn shrink(&self, want_bytes: u64) -> Shrunk {
+        if self.object.is_shared() {
+            return self.object.shrink(want_bytes);
+        }
         let mut shrunk = Shrunk::default();
         let (start, hand) = (self.range.start(), self.range.start() + self.shrink_hand.get());
         let turn = [(hand, self.range.end()), (start, hand)];
@@ -100,7 +106,7 @@ impl Mm {
     /// Takes the pages of `range` away that nobody would miss.
     fn shrink_range(&self, rmap: &RmapReadGuard<'_, Windows>, range: AddressRange) -> Shrunk {
         let mut shrunk = Shrunk::default();
-        let Some(_alone) = self.try_close() else {
+        let Some(_alone) = try_lock(&self.closing) else {
             shrunk.busy_bytes = range.len();
             return shrunk;
         };
@@ -126,15 +132,6 @@ impl Mm {
             log::warn!("not all of {concerned} was looked at for spare frames: {error}");
         }
         shrunk
-    }
-
-    /// This thread is the one that closes entries, unless another one is.
-    fn try_close(&self) -> Option<MutexGuard<'_, ()>> {
-        match self.closing.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
     }
 
     /// The pages of `range` that could go as far as one can see while they are mapped, in order; what could not is
@@ -194,7 +191,7 @@ impl Mm {
         let (head, size) = entry.folio();
         self.folios
             .borrow(head.index(), size)
-            .is_some_and(|folio| folio.references() != folio.total_mapcount())
+            .is_some_and(|folio| folio.references() != folio.total_mapcount() + self.object.own_references())
     }
 
     /// Whether the page that `entry` maps at `gfn` can go. True for as long as nobody can write it.
@@ -202,15 +199,12 @@ impl Mm {
         if self.is_pinned(entry) {
             return Verdict::Pinned;
         }
-        // Whoever collects written pages has not seen it. Tracking that begins now counts no earlier writes.
-        let uncollected = entry.flags().contains(EntryFlags::DIRTY)
-            && self.vmas.snapshot().find(gfn.address()).is_some_and(|vma| vma.flags.dirty_tracked);
         let elsewhere = if self.has_filler() {
             entry.flags().contains(EntryFlags::CLEAN)
         } else {
-            self.is_zero(&Self::pages_of(gfn, entry.size())).unwrap_or(false)
+            self.object.is_zero(&self.frames(&Self::pages_of(gfn, entry.size()))).unwrap_or(false)
         };
-        if elsewhere && !uncollected { Verdict::Spare } else { Verdict::Needed }
+        if elsewhere && !self.is_uncollected(gfn, entry) { Verdict::Spare } else { Verdict::Needed }
     }
 }
 
@@ -230,12 +224,21 @@ fn shrink_mapping(mapping: &Mapping, range: AddressRange) -> Shrunk {
     shrunk
 }
 
+/// The lock, unless another thread has it.
+pub(super) fn try_lock(mutex: &Mutex<()>) -> Option<MutexGuard<'_, ()>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
 fn bytes(runs: &[Range<Gfn>]) -> u64 {
     runs.iter().map(|run| (run.end.get() - run.start.get()) * PAGE_SIZE).sum()
 }
 
 impl Shrunk {
-    fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         self.freed_bytes += other.freed_bytes;
         self.needed_bytes += other.needed_bytes;
         self.pinned_bytes += other.pinned_bytes;

@@ -1,7 +1,8 @@
 //! Pages that the host may map and that are not entered: their frames stay taken.
 //!
 //! It takes a panic between the two, or a host that neither maps a page nor takes it back. The guest may have written
-//! such a page, so its frame is neither given back nor zeroed; whoever faults there next enters it as it is.
+//! such a page, so its frame is neither given back nor zeroed; whoever faults there next enters it as it is. Where memory is
+//! shared, it is the reference of the entry to be that stays.
 
 use std::{io, ops::Range};
 
@@ -107,11 +108,9 @@ impl Mm {
                 .map_err(|source| FaultError::Stuck { gfn, source })?;
         }
         let count = pages.end.get() - pages.start.get();
-        let size = if pt.state() == SlotState::None && count == BLOCK_PAGES && Self::may_be_huge(vma, gfn) {
-            PageSize::Huge
-        } else {
-            PageSize::Base
-        };
+        let whole =
+            count == BLOCK_PAGES && Self::may_be_huge(vma, gfn) && self.object.fits_huge(self.frame(gfn));
+        let size = if pt.state() == SlotState::None && whole { PageSize::Huge } else { PageSize::Base };
         // Who writes is not known.
         self.enter_first(pt, &mut taken, count, size, flags | EntryFlags::DIRTY)
     }
@@ -130,7 +129,7 @@ impl Mm {
     }
 
     /// Gives the frames of what is stuck in `range` back to the pool, whatever they hold; of a huge page of which only a
-    /// part is in it, that part is zeroed.
+    /// part is in it, that part is zeroed. Shared memory keeps its content, and only the host's entries go.
     ///
     /// # Errors
     /// What the host said at the first that it does not take back.
@@ -146,15 +145,17 @@ impl Mm {
         let block = Self::pages_of(pt.block(), PageSize::Huge);
         let asked = Gfn::of(range.start()).max(block.start)..Gfn::of(range.end()).min(block.end);
         let is_part = self.pool().memory() == PoolMemory::Hugetlb && asked != block;
+        let shared = self.object.is_shared();
         let mut result = Ok(());
         for pages in self.stuck.take(if is_part { &block } else { &asked }) {
-            if is_part {
+            if is_part && !shared {
                 result = result.and(self.pool().zero(self.frames(&asked)).map_err(io::Error::other));
                 self.stuck.push(pages);
                 continue;
             }
             match self.install.zap(self.offsets(&pages)) {
-                Ok(()) => self.give_back(&pages),
+                Ok(()) if shared => self.object.release_written(&self.frames(&pages)),
+                Ok(()) => self.object.give_back(&self.frames(&pages)),
                 Err(error) => {
                     self.stuck.push(pages);
                     result = result.and(Err(error));

@@ -6,6 +6,7 @@ mod history;
 mod naive;
 mod partial;
 mod rules;
+mod sharing;
 mod threads;
 
 use std::{
@@ -38,7 +39,7 @@ fn gfn(page: u64) -> Gfn {
 }
 
 /// An address space on a pool of its own, of base pages that the kernel has.
-fn mm(config: MmConfig) -> (Arc<Mm>, Arc<FramePool>) {
+fn mm(config: &MmConfig) -> (Arc<Mm>, Arc<FramePool>) {
     let pool = FramePool::new(&PoolConfig::new(PoolMemory::Shmem, "8M".parse().unwrap())).unwrap();
     let mm = Mm::modelled(config, &pool).unwrap();
     (mm, pool)

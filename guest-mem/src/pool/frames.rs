@@ -18,6 +18,7 @@ use super::report::Counters;
 use super::signal::Signal;
 use super::store::{FrameStore, NoStore};
 use super::{Commitment, CreatePoolError, FreeError, PoolConfig, PoolMemory, Watermarks};
+use crate::folio::FrameTable;
 use crate::host::{DirectMap, DirectMapError, Injector, PageKind};
 use crate::name::MappingName;
 use crate::{BLOCK_PAGES, BLOCK_SIZE, HugePagePool, HugePageSize, Pfn};
@@ -30,6 +31,8 @@ const BLOCK_ORDER: u32 = BLOCK_PAGES.ilog2();
 pub struct Frames {
     number: PoolNumber,
     memory: PoolMemory,
+    /// What is known of the frames while they are mapped, by whatever address space.
+    folios: Arc<FrameTable>,
     pub(super) store: Box<dyn FrameStore>,
     pub(super) blocks: Blocks,
     /// Which addresses are free.
@@ -72,6 +75,7 @@ impl Frames {
         Ok(Self {
             number,
             memory,
+            folios: Arc::new(FrameTable::new(frames)),
             store: match memory {
                 PoolMemory::Shmem => map(PageKind::Shmem)?,
                 PoolMemory::ShmemHuge => map(PageKind::ShmemHuge)?,
@@ -109,6 +113,13 @@ impl Frames {
     #[must_use]
     pub fn memory(&self) -> PoolMemory {
         self.memory
+    }
+
+    /// The metadata of its frames: how many references there are to each, and how many page-table entries map it, over all
+    /// address spaces.
+    #[must_use]
+    pub fn folios(&self) -> &Arc<FrameTable> {
+        &self.folios
     }
 
     /// The memory file, to be mapped as guest RAM: the byte [`Pfn::offset`] is the frame's first. `None` without memory.

@@ -14,6 +14,7 @@ mod managed;
 #[cfg(feature = "testing")]
 mod managed_huge;
 mod managed_shrink;
+mod shared;
 mod stalls;
 
 const M: u64 = 1 << 20;

@@ -110,7 +110,7 @@ fn make(plan: &Plan, backing: &Backing) -> Result<SecondStage, ModelError> {
     };
     let capacity = plan.mem.bytes().next_power_of_two();
     let pool = PoolConfig::new(PoolMemory::None, ByteSize::new(capacity).unwrap_or(plan.mem));
-    let mm = Mm::modelled(config, &FramePool::new(&pool)?)?;
+    let mm = Mm::modelled(&config, &FramePool::new(&pool)?)?;
     Ok(SecondStage::new(&mm)?)
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn mm(huge: HugePolicy, around: FaultAround) -> Arc<Mm> {
     let mut config = MmConfig::new(pages(0, PAGES));
     config.flags.huge = huge;
     config.around = around;
-    Mm::modelled(config, &pool).unwrap()
+    Mm::modelled(&config, &pool).unwrap()
 }
 
 /// The guest-physical range of `count` pages from page `first` on, as far as the RAM goes.

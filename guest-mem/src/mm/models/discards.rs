@@ -143,7 +143,7 @@ fn a_reader_holds_no_frame_that_was_freed() {
     explore(PREEMPTIONS, None, || {
         let guest = mapped();
         let reader = spawn(&guest, |guest| {
-            if let Some((folio, _)) = guest.mm.table.get(PAGES[0], &guest.mm.folios) {
+            if let Some((folio, _)) = guest.mm.table.get(PAGES[0], guest.mm.folios()) {
                 guest.use_page(PAGES[0]);
                 drop(folio);
             }
@@ -161,7 +161,7 @@ fn and_a_pin(planted: Option<Bug>) {
     explore(PREEMPTIONS, planted, || {
         let guest = mapped();
         let device = spawn(&guest, |guest| {
-            if let Ok(pin) = guest.mm.table.pin(first_page(), true, &guest.mm.folios) {
+            if let Ok(pin) = guest.mm.table.pin(first_page(), true, guest.mm.folios()) {
                 guest.use_page(PAGES[0]);
                 drop(pin);
             }

@@ -19,7 +19,7 @@ fn mm() -> Arc<Mm> {
     let size = ByteSize::new(4 * BLOCK_SIZE).unwrap();
     let pool = FramePool::new(&PoolConfig::new(PoolMemory::None, size)).unwrap();
     let config = MmConfig { around: FaultAround::OFF, ..MmConfig::new(range(0, size.bytes())) };
-    let mm = Mm::modelled(config, &pool).unwrap();
+    let mm = Mm::modelled(&config, &pool).unwrap();
     mm.modify(range(0, 2 * BLOCK_SIZE), &VmaChange::Huge(HugePolicy::Always)).unwrap();
     mm
 }

@@ -35,7 +35,7 @@ fn mm_on(memory: PoolMemory, blocks: u64, budget_pages: Option<u64>) -> Arc<Mm> 
     let budget = budget_pages.map(|pages| ByteSize::new(pages * PAGE_SIZE).unwrap());
     let pool = FramePool::new(&PoolConfig { budget, ..PoolConfig::new(memory, size) }).unwrap();
     let config = MmConfig { around: FaultAround::OFF, ..MmConfig::new(range(0, size.bytes())) };
-    Mm::modelled(config, &pool).unwrap()
+    Mm::modelled(&config, &pool).unwrap()
 }
 
 /// Writes `byte` to the frame of `page`, as the guest would.
@@ -146,7 +146,7 @@ fn where_there_is_a_filler_what_was_never_written_goes_whatever_it_holds() {
     let mut config = MmConfig { around: FaultAround::OFF, ..MmConfig::new(range(0, size.bytes())) };
     config.filler = Some(Arc::new(Sevens));
     config.flags.dirty_tracked = true;
-    let mm = Mm::modelled(config, &pool).unwrap();
+    let mm = Mm::modelled(&config, &pool).unwrap();
     assert_eq!([0, 1, 2].map(|page| read(&mm, page)), [7; 3]);
     // Zeros that the guest wrote are not what the filler has.
     mm.touch(PAGE_SIZE, true).unwrap();
@@ -166,7 +166,7 @@ fn what_the_guest_may_have_written_stays_although_it_may_not_write_any_more() {
     let mut config = MmConfig { around: FaultAround::OFF, ..MmConfig::new(range(0, size.bytes())) };
     config.filler = Some(Arc::new(Sevens));
     config.flags.writable = false;
-    let mm = Mm::modelled(config, &pool).unwrap();
+    let mm = Mm::modelled(&config, &pool).unwrap();
     assert_eq!([0, 9].map(|page| read(&mm, page)), [7, 0]);
 
     mm.modify(pages(0, 1), &VmaChange::Writable(true)).unwrap();

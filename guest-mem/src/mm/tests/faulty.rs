@@ -10,7 +10,7 @@ use std::{
 use super::*;
 use crate::{
     Pfn,
-    mm::{Install, InstallError},
+    mm::{Install, InstallError, MemoryObject},
     pool::Commitment,
 };
 
@@ -49,13 +49,14 @@ struct State {
 }
 
 /// An address space on a pool of its own that has at most `budget` pages, over such a host.
-pub(super) fn mm_on_faulty(config: MmConfig, budget: Option<u64>) -> (Arc<Mm>, Arc<Faulty>) {
+pub(super) fn mm_on_faulty(config: &MmConfig, budget: Option<u64>) -> (Arc<Mm>, Arc<Faulty>) {
     let budget = budget.map(|pages| crate::ByteSize::new(pages * PAGE_SIZE).unwrap());
     let config_of_pool = PoolConfig { budget, ..PoolConfig::new(PoolMemory::Shmem, "8M".parse().unwrap()) };
     let pool = FramePool::new(&config_of_pool).unwrap();
     let stretch = pool.reserve(config.blocks(), Commitment::Overcommitted).unwrap();
     let host = Arc::new(Faulty { pool, first: stretch.start(), state: Mutex::default() });
-    (Mm::new(config, stretch, host.clone()).unwrap(), host)
+    let object = MemoryObject::own(stretch, config.filler.clone(), config.handlers);
+    (Mm::new(config, object, host.clone()).unwrap(), host)
 }
 
 impl Faulty {

@@ -222,7 +222,7 @@ proptest! {
             commit_limit: Some(limit),
             ..MmConfig::new(pages(0, COUNT))
         };
-        let (mm, pool) = mm(config);
+        let (mm, pool) = mm(&config);
         let mut run =
             Run { mm: &mm, naive: Naive::new(COUNT, flags, filled, limit), pins: Vec::new(), filler, around, stamp: 0 };
 

@@ -70,7 +70,7 @@ fn end(mm: Arc<Mm>, host: &Faulty) {
 
 #[test]
 fn neighbours_that_the_host_has_mapped_are_entered_and_the_others_are_free() {
-    let (mm, host) = mm_on_faulty(two_blocks(), None);
+    let (mm, host) = mm_on_faulty(&two_blocks(), None);
     host.plan(&[Plan::Again(1), Plan::Again(3), Plan::Refuse]);
 
     touch(&mm, 0).unwrap();
@@ -83,7 +83,7 @@ fn neighbours_that_the_host_has_mapped_are_entered_and_the_others_are_free() {
 
 #[test]
 fn neighbours_ahead_of_the_page_are_entered_too() {
-    let (mm, host) = mm_on_faulty(two_blocks(), None);
+    let (mm, host) = mm_on_faulty(&two_blocks(), None);
     host.plan(&[Plan::Again(1), Plan::Again(2), Plan::Refuse]);
 
     touch(&mm, 15).unwrap();
@@ -95,7 +95,7 @@ fn neighbours_ahead_of_the_page_are_entered_too() {
 
 #[test]
 fn a_host_that_gets_on_is_asked_again_as_often_as_it_takes() {
-    let (mm, host) = mm_on_faulty(two_blocks(), None);
+    let (mm, host) = mm_on_faulty(&two_blocks(), None);
     host.plan(&[Plan::Again(1)]);
     host.plan(&[Plan::Again(1); 15]);
 
@@ -107,7 +107,7 @@ fn a_host_that_gets_on_is_asked_again_as_often_as_it_takes() {
 
 #[test]
 fn a_part_of_a_fill_that_the_host_has_mapped_is_entered() {
-    let (mm, host) = mm_on_faulty(filled(two_blocks()), None);
+    let (mm, host) = mm_on_faulty(&filled(two_blocks()), None);
     host.plan(&[Plan::Again(5), Plan::Refuse]);
 
     touch(&mm, 3).unwrap();
@@ -123,7 +123,7 @@ fn a_part_of_a_fill_that_the_host_has_mapped_is_entered() {
 #[test]
 fn a_part_of_a_huge_page_that_the_host_has_mapped_is_entered_as_base_pages() {
     for config in [huge(), filled(huge())] {
-        let (mm, host) = mm_on_faulty(config, None);
+        let (mm, host) = mm_on_faulty(&config, None);
         host.plan(&[Plan::Again(7), Plan::Again(0), Plan::Refuse]);
 
         // What is behind it may be left to the next fault.
@@ -138,7 +138,7 @@ fn a_part_of_a_huge_page_that_the_host_has_mapped_is_entered_as_base_pages() {
 
 #[test]
 fn what_was_written_to_a_page_with_an_unknown_entry_stays() {
-    let (mm, host) = mm_on_faulty(two_blocks(), None);
+    let (mm, host) = mm_on_faulty(&two_blocks(), None);
     host.map_unknown(9);
 
     touch(&mm, 0).unwrap();
@@ -151,7 +151,7 @@ fn what_was_written_to_a_page_with_an_unknown_entry_stays() {
 
 #[test]
 fn an_unknown_entry_that_stays_is_entered_with_its_content_by_the_next_fault() {
-    let (mm, host) = mm_on_faulty(two_blocks(), None);
+    let (mm, host) = mm_on_faulty(&two_blocks(), None);
     host.map_unknown(9);
     host.fail_zaps(1);
     touch(&mm, 0).unwrap();
@@ -167,7 +167,7 @@ fn an_unknown_entry_that_stays_is_entered_with_its_content_by_the_next_fault() {
 #[test]
 fn a_panic_before_the_host_maps_anything_leaves_frames_that_are_used_again() {
     for config in [two_blocks(), filled(two_blocks()), huge(), filled(huge())] {
-        let (mm, host) = mm_on_faulty(config, None);
+        let (mm, host) = mm_on_faulty(&config, None);
         host.plan(&[Plan::Panic(0)]);
         catch_unwind(AssertUnwindSafe(|| touch(&mm, 2))).unwrap_err();
         assert_eq!(mm.page_table().mapped(), Mapped::default());
@@ -183,7 +183,7 @@ fn a_panic_before_the_host_maps_anything_leaves_frames_that_are_used_again() {
 #[test]
 fn a_panic_after_the_host_has_mapped_some_loses_nothing_that_was_written() {
     for (config, page) in [(two_blocks(), 0), (filled(two_blocks()), 3), (huge(), 3), (filled(huge()), 3)] {
-        let (mm, host) = mm_on_faulty(config, None);
+        let (mm, host) = mm_on_faulty(&config, None);
         host.plan(&[Plan::Panic(1)]);
         catch_unwind(AssertUnwindSafe(|| touch(&mm, page))).unwrap_err();
         assert_eq!(mm.page_table().mapped(), Mapped::default());
@@ -199,7 +199,7 @@ fn a_panic_after_the_host_has_mapped_some_loses_nothing_that_was_written() {
 
 #[test]
 fn what_a_panic_left_behind_is_discarded_like_anything_else() {
-    let (mm, host) = mm_on_faulty(two_blocks(), None);
+    let (mm, host) = mm_on_faulty(&two_blocks(), None);
     host.plan(&[Plan::Again(1), Plan::Panic(9)]);
     catch_unwind(AssertUnwindSafe(|| touch(&mm, 0))).unwrap_err();
     assert_eq!(mm.stretch().report().used, 16);
@@ -217,7 +217,7 @@ fn what_a_panic_left_behind_is_discarded_like_anything_else() {
 #[test]
 fn what_is_stuck_is_written_as_far_as_anybody_knows() {
     let flags = VmaFlags { writable: true, dirty_tracked: true, ..VmaFlags::default() };
-    let (mm, host) = mm_on_faulty(MmConfig { flags, ..two_blocks() }, None);
+    let (mm, host) = mm_on_faulty(&MmConfig { flags, ..two_blocks() }, None);
     host.plan(&[Plan::Panic(1)]);
     catch_unwind(AssertUnwindSafe(|| touch(&mm, 7))).unwrap_err();
 
@@ -230,7 +230,7 @@ fn what_is_stuck_is_written_as_far_as_anybody_knows() {
 #[test]
 fn where_no_huge_page_is_to_be_had_base_pages_are_mapped() {
     for config in [huge(), filled(huge())] {
-        let (mm, host) = mm_on_faulty(config, Some(BLOCK_PAGES + 40));
+        let (mm, host) = mm_on_faulty(&config, Some(BLOCK_PAGES + 40));
         touch(&mm, 0).unwrap();
 
         touch(&mm, BLOCK_PAGES + 3).unwrap();
@@ -245,7 +245,7 @@ fn where_no_huge_page_is_to_be_had_base_pages_are_mapped() {
 
 #[test]
 fn where_neither_is_to_be_had_a_fault_fails_and_says_so() {
-    let (mm, host) = mm_on_faulty(huge(), Some(BLOCK_PAGES));
+    let (mm, host) = mm_on_faulty(&huge(), Some(BLOCK_PAGES));
     touch(&mm, 0).unwrap();
 
     let failed = mm.fault(gfn(BLOCK_PAGES), Cause::NotMapped, &mut Scratch::default());
@@ -259,7 +259,7 @@ fn where_neither_is_to_be_had_a_fault_fails_and_says_so() {
 
 #[test]
 fn base_pages_that_stand_in_for_a_huge_one_make_room_for_it_when_they_go() {
-    let (mm, host) = mm_on_faulty(huge(), Some(BLOCK_PAGES + 40));
+    let (mm, host) = mm_on_faulty(&huge(), Some(BLOCK_PAGES + 40));
     touch(&mm, 0).unwrap();
     touch(&mm, BLOCK_PAGES).unwrap();
     mm.modify(pages(0, BLOCK_PAGES), &VmaChange::Name(Some("other".into()))).unwrap();

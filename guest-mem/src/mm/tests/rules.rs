@@ -10,7 +10,7 @@ use crate::{
 #[test]
 fn what_was_mapped_before_it_could_be_written_is_tracked_as_well() {
     let flags = VmaFlags { dirty_tracked: true, ..VmaFlags::default() };
-    let (mm, _pool) = mm(MmConfig { flags, around: FaultAround::OFF, ..MmConfig::new(pages(0, 4)) });
+    let (mm, _pool) = mm(&MmConfig { flags, around: FaultAround::OFF, ..MmConfig::new(pages(0, 4)) });
     mm.touch(gfn(1).address(), false).unwrap();
     mm.modify(pages(0, 4), &VmaChange::Writable(true)).unwrap();
 
@@ -22,7 +22,7 @@ fn what_was_mapped_before_it_could_be_written_is_tracked_as_well() {
 #[test]
 fn a_part_of_a_huge_page_is_frozen_while_it_is_zeroed_and_usable_afterwards() {
     let flags = VmaFlags { writable: true, huge: HugePolicy::Always, ..VmaFlags::default() };
-    let (mm, pool) = mm(MmConfig { flags, ..MmConfig::new(pages(0, BLOCK_PAGES)) });
+    let (mm, pool) = mm(&MmConfig { flags, ..MmConfig::new(pages(0, BLOCK_PAGES)) });
     mm.touch(gfn(0).address(), true).unwrap();
     write(&mm, gfn(3), 7);
 
@@ -42,7 +42,7 @@ fn a_part_of_a_huge_page_is_frozen_while_it_is_zeroed_and_usable_afterwards() {
 fn a_fault_is_stamped_before_whoever_waits_is_woken() {
     let with = |filler: Option<Arc<dyn Filler>>| MmConfig { filler, ..MmConfig::new(pages(0, 64)) };
     for config in [with(None), with(Some(Arc::<Numbers>::default()))] {
-        let (mm, host) = mm_on_faulty(config, None);
+        let (mm, host) = mm_on_faulty(&config, None);
         for page in [0, 20, 63, 0] {
             let before = crate::host::time_stamp();
 
@@ -64,7 +64,7 @@ fn tracked(count: u64) -> MmConfig {
 
 #[test]
 fn what_is_discarded_while_writes_are_tracked_has_changed() {
-    let (mm, _pool) = mm(tracked(16));
+    let (mm, _pool) = mm(&tracked(16));
     for page in [1, 2, 5] {
         mm.touch(gfn(page).address(), true).unwrap();
     }
@@ -88,7 +88,7 @@ fn a_part_of_a_huge_page_that_is_zeroed_has_changed_and_so_has_the_page_when_it_
     let mut config = tracked(BLOCK_PAGES);
     config.flags.huge = HugePolicy::Always;
     config.filler = Some(Arc::<Numbers>::default());
-    let (mm, _pool) = mm(config);
+    let (mm, _pool) = mm(&config);
     mm.touch(gfn(0).address(), false).unwrap();
 
     mm.discard(pages(7, 2)).unwrap();
@@ -103,7 +103,7 @@ fn a_part_of_a_huge_page_that_is_zeroed_has_changed_and_so_has_the_page_when_it_
 
 #[test]
 fn no_dirty_page_is_forgotten_when_the_host_does_not_protect_all() {
-    let (mm, host) = mm_on_faulty(tracked(8), None);
+    let (mm, host) = mm_on_faulty(&tracked(8), None);
     for page in [1, 3, 6] {
         mm.fault(gfn(page), Cause::NotMapped, &mut Scratch::default()).unwrap();
         mm.fault(gfn(page), Cause::WriteProtected, &mut Scratch::default()).unwrap();
@@ -118,7 +118,7 @@ fn no_dirty_page_is_forgotten_when_the_host_does_not_protect_all() {
 
 #[test]
 fn what_a_device_may_still_write_stays_dirty() {
-    let (mm, _pool) = mm(tracked(4));
+    let (mm, _pool) = mm(&tracked(4));
     mm.touch(gfn(1).address(), true).unwrap();
     let pin = mm.page_table().pin(pages(1, 1), true, mm.folios()).unwrap();
 
@@ -139,7 +139,7 @@ fn woken(host: &faulty::Faulty) -> Vec<std::ops::Range<u64>> {
 #[test]
 fn a_change_wakes_those_who_waited_for_it_and_nobody_else() {
     let config = MmConfig { around: FaultAround::OFF, ..MmConfig::new(pages(0, 64)) };
-    let (mm, host) = mm_on_faulty(config, None);
+    let (mm, host) = mm_on_faulty(&config, None);
     mm.modify(mm.range(), &VmaChange::Writable(false)).unwrap();
     for page in [3, 9, 40] {
         mm.fault(gfn(page), Cause::NotMapped, &mut Scratch::default()).unwrap();
@@ -164,7 +164,7 @@ fn a_change_wakes_those_who_waited_for_it_and_nobody_else() {
 #[test]
 fn a_discard_wakes_where_it_has_closed_pages_and_nowhere_else() {
     let config = MmConfig { around: FaultAround::OFF, ..MmConfig::new(pages(0, 64)) };
-    let (mm, host) = mm_on_faulty(config, None);
+    let (mm, host) = mm_on_faulty(&config, None);
     for page in [3, 4, 40] {
         mm.fault(gfn(page), Cause::NotMapped, &mut Scratch::default()).unwrap();
     }

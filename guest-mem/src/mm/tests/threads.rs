@@ -116,7 +116,7 @@ fn everything_at_once(huge: HugePolicy, filled: bool) {
         filler: filled.then(|| Arc::<Numbers>::default() as Arc<dyn Filler>),
         ..MmConfig::new(pages(0, COUNT))
     };
-    let (mm, pool) = mm(config);
+    let (mm, pool) = mm(&config);
 
     thread::scope(|scope| {
         let worker = |number| {
@@ -167,7 +167,7 @@ fn no_frame_is_lost_or_used_twice_among_filled_pages() {
 fn whoever_comes_second_to_a_fill_finds_the_page() {
     let filler = Some(Arc::<Numbers>::default() as Arc<dyn Filler>);
     let around = FaultAround::OFF;
-    let (mm, _pool) = mm(MmConfig { around, filler, ..MmConfig::new(pages(0, COUNT)) });
+    let (mm, _pool) = mm(&MmConfig { around, filler, ..MmConfig::new(pages(0, COUNT)) });
 
     thread::scope(|scope| {
         let touch_all = || {

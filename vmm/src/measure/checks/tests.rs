@@ -70,7 +70,7 @@ fn untouched() -> MmReport {
     let size = "4M".parse().unwrap();
     let pool = FramePool::new(&PoolConfig::new(PoolMemory::None, size)).unwrap();
     let range = AddressRange::new(0, size.bytes()).unwrap();
-    Mm::modelled(MmConfig::new(range), &pool).unwrap().report()
+    Mm::modelled(&MmConfig::new(range), &pool).unwrap().report()
 }
 
 /// The names of the checks that fail when `spoil` has been at a good sample.
