@@ -28,7 +28,7 @@ mod socket;
 
 pub use config::VmConfig;
 pub use configuration::{Configuration, Misplaced};
-pub use controller::Controller;
+pub use controller::{Controller, FIRECRACKER_VERSION, StartError};
 pub use operations::{Launch, OperationError, Operations};
 pub use server::{ApiThread, LONGEST_BODY};
 pub use socket::{BindError, Socket};

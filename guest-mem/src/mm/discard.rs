@@ -242,13 +242,9 @@ impl Mm {
         opened
     }
 
-    /// Lets whoever faulted on what was closed until now fault again. All of them, also when the host refuses one.
+    /// Lets whoever faulted on what was closed until now fault again.
     pub(super) fn wake_opened(&self, opened: &[Range<Gfn>]) -> io::Result<()> {
-        let mut result = Ok(());
-        for pages in opened {
-            result = result.and(self.install.wake(self.offsets(pages)));
-        }
-        result
+        opened.iter().fold(Ok(()), |woken, pages| woken.and(self.install.wake(self.offsets(pages))))
     }
 }
 

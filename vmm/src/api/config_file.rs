@@ -26,7 +26,7 @@ pub enum ConfigFileError {
         source: io::Error,
     },
     /// What is in it cannot be used.
-    #[error("{}", listed(path, mistakes))]
+    #[error("cannot use the configuration file:\n{}", listed(path, mistakes))]
     Wrong {
         /// Which.
         path: PathBuf,

@@ -4,6 +4,9 @@ mod balloon;
 mod devices;
 mod memory;
 mod observing;
+mod start;
+
+pub use start::StartError;
 
 use super::{
     Configuration, VmConfig,
@@ -18,7 +21,7 @@ use super::{
 };
 
 /// The version of Firecracker whose API this is.
-const FIRECRACKER_VERSION: &str = "1.17.0";
+pub const FIRECRACKER_VERSION: &str = "1.17.0";
 
 /// One microVM and its configuration. Lives on the API's thread.
 pub struct Controller {
@@ -77,17 +80,6 @@ impl Controller {
             ActionType::FlushMetrics => self.flush_metrics()?,
         }
         Ok(Answer::Done)
-    }
-
-    /// Starts the microVM that was configured.
-    fn start(&mut self) -> Result<(), Fault> {
-        self.before_start("the microVM")?;
-        if self.config().boot_source.is_none() {
-            return Err(Fault::NotConfigured("kernel (PUT /boot-source)".to_owned()));
-        }
-        let vm = self.launch.launch(self.configuration.config())?;
-        self.phase = Phase::Running(vm);
-        Ok(())
     }
 
     /// Pausing one that is paused, or resuming one that runs, does nothing.

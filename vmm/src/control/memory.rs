@@ -1,6 +1,6 @@
 //! Guest RAM, as `/memory` shows, changes and discards it.
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::sync::Arc;
 
 use guest_mem::{
     GuestRam, MmReport, RamReport,
@@ -9,6 +9,7 @@ use guest_mem::{
 use hdrhistogram::Histogram;
 use mmu_notifier::AddressRange;
 
+use super::clock::TickClock;
 use crate::{
     api::{
         OperationError,
@@ -27,17 +28,17 @@ const LONGEST_FAULT_NS: u64 = 60_000_000_000;
 #[derive(Debug)]
 pub struct MemoryControl {
     memory: Arc<Memory>,
-    tsc_khz: NonZeroU32,
+    clock: TickClock,
     /// How long faults took, in nanoseconds: those that the handlers still knew of whenever a report was made. `None`
     /// until one was timed.
     latencies: Option<Histogram<u64>>,
 }
 
 impl MemoryControl {
-    /// Of `memory`, on a host whose time stamp counter has so many kilohertz.
+    /// Of a guest that is about to run, or runs.
     #[must_use]
-    pub const fn new(memory: Arc<Memory>, tsc_khz: NonZeroU32) -> Self {
-        Self { memory, tsc_khz, latencies: None }
+    pub fn new(memory: Arc<Memory>) -> Self {
+        Self { memory, clock: TickClock::start(), latencies: None }
     }
 
     /// How much of it is there, and how it came to be.
@@ -114,12 +115,11 @@ impl MemoryControl {
 
     fn note_latencies(&mut self) {
         for fault in self.memory.rams().iter().flat_map(|ram| ram.take_fault_trace()) {
-            let ticks = fault.resolved.saturating_sub(fault.read);
-            let nanoseconds = u128::from(ticks) * 1_000_000 / u128::from(self.tsc_khz.get());
+            let nanoseconds = self.clock.nanoseconds(fault.resolved.saturating_sub(fault.read));
             let latencies =
                 self.latencies.take().or_else(|| Histogram::new_with_max(LONGEST_FAULT_NS, 3).ok());
             self.latencies = latencies.map(|mut latencies| {
-                latencies.saturating_record(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+                latencies.saturating_record(nanoseconds);
                 latencies
             });
         }

@@ -4,7 +4,7 @@
 mod config;
 mod control;
 mod failure;
-mod tsc;
+pub(crate) mod tsc;
 mod vcpu_thread;
 
 pub use config::{MachineConfig, MachineError, Stage};

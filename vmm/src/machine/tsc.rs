@@ -6,7 +6,7 @@ use std::arch::x86_64::_rdtsc;
 /// The counter now, in ticks.
 ///
 /// No later than what comes next by some tens of ticks, and no earlier than a system call before it.
-pub(super) fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     // SAFETY: every x86_64 processor has the instruction, and Linux lets processes use it.
     unsafe { _rdtsc() }
 }

@@ -3,20 +3,20 @@
 use std::{
     io,
     os::fd::{AsRawFd, RawFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 
-use super::{Ending, Serial, Whereabouts, end::End, vcpus::Vcpus, watchdog::Watchdog};
+use super::{Ending, Whereabouts, end::End, vcpus::Vcpus, watchdog::Watchdog};
 use crate::{
     boot::Symbols,
     interrupt::Interrupt,
     kvm::Vm,
     legacy::{
-        Console, Input,
+        Console, Input, SerialConsole, Stdout,
         terminal::{RawTerminal, Standing, standing},
     },
     memory::Memory,
@@ -36,8 +36,7 @@ pub struct Running {
     vcpus: Arc<Vcpus>,
     devices: Vec<DeviceEvents>,
     console: Arc<Console>,
-    serial: Arc<Mutex<Serial>>,
-    takes_input: bool,
+    serial: Arc<Mutex<SerialConsole<Stdout>>>,
     end: Arc<End>,
     kernel: PathBuf,
     interrupt: Interrupt,
@@ -51,8 +50,7 @@ pub(super) struct Parts {
     pub(super) devices: Vec<DeviceEvents>,
     pub(super) memory: Arc<Memory>,
     pub(super) console: Arc<Console>,
-    pub(super) serial: Arc<Mutex<Serial>>,
-    pub(super) takes_input: bool,
+    pub(super) serial: Arc<Mutex<SerialConsole<Stdout>>>,
     pub(super) end: Arc<End>,
     pub(super) kernel: PathBuf,
     pub(super) interrupt: Interrupt,
@@ -85,7 +83,6 @@ impl Running {
             devices: parts.devices,
             console: parts.console,
             serial: parts.serial,
-            takes_input: parts.takes_input,
             end: parts.end,
             kernel: parts.kernel,
             interrupt: parts.interrupt,
@@ -99,6 +96,12 @@ impl Running {
     pub fn handle(&self) -> Handle {
         let (vcpus, end, memory) = (&self.vcpus, &self.end, &self.memory);
         Handle { vcpus: Arc::clone(vcpus), end: Arc::clone(end), memory: Arc::clone(memory) }
+    }
+
+    /// The kernel that it was started with.
+    #[must_use]
+    pub fn kernel(&self) -> &Path {
+        &self.kernel
     }
 
     /// Serves the devices, standard input and `others` until the guest ends, and says how it did. The terminal is the guest's
@@ -122,8 +125,7 @@ impl Running {
         for other in others {
             manager.add_subscriber(other);
         }
-        let terminal =
-            if self.takes_input { self.take_input(&mut manager).map_err(LoopError::Failed)? } else { None };
+        let terminal = self.take_input(&mut manager).map_err(LoopError::Failed)?;
         let mut watchdog = patience.map(Watchdog::new);
         let mut symbols = None;
         let ending = loop {

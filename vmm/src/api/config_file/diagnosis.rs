@@ -25,7 +25,7 @@ pub(super) fn diagnose(text: &str) -> Vec<Mistake> {
     let mut document: Value = match serde_json::from_str(text) {
         Ok(document) => document,
         // What follows cannot be told from what belongs to it.
-        Err(error) => return vec![mistake(&error, (error.line(), error.column()), "")],
+        Err(error) => return vec![mistake(&error, (error.line(), error.column().max(1)), "")],
     };
     let mut mistakes = Vec::new();
     doubled(Position::of_document(text), "", &mut mistakes);

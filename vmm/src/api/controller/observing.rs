@@ -5,7 +5,7 @@ use hyper::{Method, StatusCode};
 use super::{Answer, Controller, Fault, Phase};
 use crate::{
     api::{
-        metrics::{MetricSet, MetricsWriter, open_metrics},
+        metrics::{MetricSet, open_metrics},
         schema::{Logger, MetricsConfig},
     },
     logging,
@@ -13,15 +13,10 @@ use crate::{
 
 impl Controller {
     pub(in crate::api) fn put_logger(&mut self, logger: Logger) -> Result<Answer, Fault> {
-        self.set_logger(logger)?;
-        Ok(Answer::Done)
-    }
-
-    pub(in crate::api) fn set_logger(&mut self, logger: Logger) -> Result<(), Fault> {
         self.before_start("the log")?;
         logging::configure(&logger).map_err(Fault::Logger)?;
         self.configuration.config_mut().logger = Some(logger);
-        Ok(())
+        Ok(Answer::Done)
     }
 
     pub(in crate::api) fn put_metrics(&mut self, config: MetricsConfig) -> Result<Answer, Fault> {
@@ -29,10 +24,8 @@ impl Controller {
         if let Some(writer) = &self.metrics {
             return Err(Fault::MetricsTwice(writer.path().display().to_string()));
         }
-        let opened = MetricsWriter::open(&config, &self.id);
-        let path = || config.metrics_path.display().to_string();
-        self.metrics = Some(opened.map_err(|source| Fault::Metrics { path: path(), source })?);
-        self.configuration.config_mut().metrics = Some(config);
+        let path = config.metrics_path.display().to_string();
+        self.write_metrics_to(config).map_err(|source| Fault::Metrics { path, source })?;
         Ok(Answer::Done)
     }
 
@@ -46,7 +39,8 @@ impl Controller {
     }
 
     /// Whether metrics are written.
-    pub(in crate::api) const fn writes_metrics(&self) -> bool {
+    #[must_use]
+    pub const fn writes_metrics(&self) -> bool {
         self.metrics.is_some()
     }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Refused;
 
-/// The most vCPUs of one microVM.
+/// Firecracker's limit; `--vcpus` has none but KVM's.
 const MOST_VCPUS: u8 = 32;
 
 /// The body of PUT /machine-config and the answer to GET /machine-config.
@@ -77,6 +77,12 @@ impl MachineConfig {
     #[must_use]
     pub fn backing(&self) -> Backing {
         self.backing.clone().unwrap_or_else(|| self.huge_pages.backing())
+    }
+
+    /// Whether any pages of 4 KiB will do.
+    #[must_use]
+    pub fn asks_for_no_backing(&self) -> bool {
+        self.backing.is_none() && self.huge_pages == HugePages::None
     }
 
     pub(crate) fn check(&self) -> Result<(), Refused> {

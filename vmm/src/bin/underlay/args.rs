@@ -1,7 +1,9 @@
 //! The command line: what can be said, and nothing about whether this host can do it.
 
+mod control;
 mod run;
 
+pub(crate) use control::ControlArgs;
 pub(crate) use run::RunArgs;
 
 use std::{

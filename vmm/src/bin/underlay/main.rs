@@ -43,7 +43,7 @@ fn init_log(verbose: u8) {
         2 => log::LevelFilter::Debug,
         _ => log::LevelFilter::Trace,
     };
-    env_logger::Builder::new().filter_level(level).format_timestamp(None).init();
+    vmm::logging::init(level);
 }
 
 /// The result of a subcommand.

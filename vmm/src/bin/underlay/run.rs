@@ -1,19 +1,22 @@
 //! `underlay run`: from what the user asked for to a microVM that runs, and to its exit code.
 
+mod control;
+
 use std::{
     io::{self, Write},
     num::NonZeroUsize,
+    path::Path,
     process::ExitCode,
     thread,
 };
 
 use guest_mem::Prefault;
 use vmm::{
-    boot::{BootSource, Symbols},
+    api::{self, Configuration, VmConfig, schema},
+    boot::Symbols,
+    control::{Handover, HandoverError, LaunchOptions, Launcher},
     interrupt::{self, Interrupt},
-    kvm::Kvm,
-    memory::MemoryConfig,
-    microvm::{Ending, LoopError, MicroVm, MicroVmConfig},
+    microvm::{Ending, LoopError},
 };
 
 use crate::{
@@ -26,12 +29,22 @@ use crate::{
 pub(crate) fn main(args: &RunArgs) -> Outcome<ExitCode> {
     let interrupt = Interrupt::on_signals().map_err(Failure::host)?;
     check_handler_cpu(args.faults.handler_cpu)?;
-    let kvm = Kvm::open().map_err(Failure::host)?;
-    let vm = MicroVm::new(&kvm, config_of(args), &interrupt).map_err(Failure::of_microvm)?;
-    let source = source_of(args);
-    let running = vm.start(&source).map_err(Failure::of_microvm)?;
+    control::set_log(&args.control)?;
+    let (configuration, is_complete) = configuration_of(args)?;
+    let handover = Handover::new().map_err(Failure::host)?;
+    let launcher = Launcher::new(options_of(args), interrupt.clone(), handover.clone());
+    let _control = control::start(&args.control, configuration, launcher, is_complete)?;
+    let running = match handover.wait(&interrupt) {
+        Ok(running) => running,
+        Err(HandoverError::Interrupted) => {
+            tell("interrupted before a microVM was started");
+            return Ok(ExitCode::from(interrupt::exit_code()));
+        }
+        Err(error) => return Err(Failure::host(error)),
+    };
+    let kernel = running.kernel().to_owned();
     match running.wait(Vec::new(), args.watchdog, &mut tell) {
-        Ok(ending) => exit_code(ending, &source),
+        Ok(ending) => exit_code(ending, &kernel),
         Err(LoopError::Interrupted) => {
             tell("interrupted; the guest was stopped where it was");
             Ok(ExitCode::from(interrupt::exit_code()))
@@ -40,33 +53,51 @@ pub(crate) fn main(args: &RunArgs) -> Outcome<ExitCode> {
     }
 }
 
-fn config_of(args: &RunArgs) -> MicroVmConfig {
+/// What is to run, and whether that is all of it: else the rest comes by the API.
+fn configuration_of(args: &RunArgs) -> Outcome<(Configuration, bool)> {
+    if let Some(path) = &args.control.config_file {
+        return Ok((api::config_file::load(path).map_err(Failure::user)?, true));
+    }
+    let Some(kernel) = &args.kernel else {
+        return Ok((Configuration::default(), false));
+    };
+    let source = schema::BootSource {
+        kernel_image_path: kernel.clone(),
+        initrd_path: args.initrd.clone(),
+        boot_args: Some(args.cmdline.clone()),
+    };
+    let machine = schema::MachineConfig {
+        vcpu_count: u8::try_from(args.vcpus.get()).unwrap_or(u8::MAX),
+        mem_size_mib: args.mem.bytes().div_ceil(1 << 20),
+        ..schema::MachineConfig::default()
+    };
+    let config = VmConfig { boot_source: Some(source), machine_config: machine, ..VmConfig::default() };
+    // Whoever starts it says what is wrong, in more detail.
+    Ok((Configuration::assume(config), true))
+}
+
+fn options_of(args: &RunArgs) -> LaunchOptions {
     let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let memory = MemoryConfig {
+    LaunchOptions {
+        guest: args.control.id.to_string(),
+        memory: args.kernel.as_ref().map(|_| args.mem),
+        vcpus: args.kernel.as_ref().map(|_| args.vcpus.get()),
+        backing: Some(args.backing.clone()),
         prefault: args.prefault.then_some(Prefault { threads }),
         numa_node: args.numa_node,
         managed: managed_of(&args.faults, args.stock),
-        ..MemoryConfig::new(args.mem, args.backing.clone())
-    };
-    MicroVmConfig { vcpus: args.vcpus.get(), masked: args.mask_cpu.clone(), ..MicroVmConfig::new(memory) }
-}
-
-fn source_of(args: &RunArgs) -> BootSource {
-    BootSource {
-        initrd: args.initrd.clone(),
-        command_line: args.cmdline.clone(),
+        masked: args.mask_cpu.clone(),
         protocol: args.protocol.into(),
-        ..BootSource::new(&args.kernel)
     }
 }
 
 /// What scripts see of how the guest ended.
-fn exit_code(ending: Ending, source: &BootSource) -> Outcome<ExitCode> {
+fn exit_code(ending: Ending, kernel: &Path) -> Outcome<ExitCode> {
     match ending {
         Ending::Exited(status) => Ok(ExitCode::from(status)),
         Ending::Reset | Ending::Stopped => Ok(ExitCode::SUCCESS),
         Ending::Guest(stopped) => {
-            let symbols = Symbols::read(&source.kernel);
+            let symbols = Symbols::read(kernel);
             Err(Failure::Host(anyhow::anyhow!("{}", stopped.describe(&symbols))))
         }
         Ending::Kvm { vcpu, source } => {

@@ -10,7 +10,7 @@ const G: u64 = 1 << 30;
 fn control(bytes: u64, backing: Backing) -> MemoryControl {
     let config = MemoryConfig::new(ByteSize::new(bytes).unwrap(), backing);
     let memory = Memory::create(&config, None, |_| unreachable!("no guest_memfd is asked for")).unwrap();
-    MemoryControl::new(Arc::new(memory), NonZeroU32::new(2_000_000).unwrap())
+    MemoryControl::new(Arc::new(memory))
 }
 
 fn touch(control: &MemoryControl, address: u64) {

@@ -9,27 +9,33 @@ use vmm::{
     kvm::CpuFeature,
 };
 
-use super::{FaultArgs, at_least_one, parse_stock};
+use super::{ControlArgs, FaultArgs, at_least_one, parse_stock};
 
 #[derive(Debug, Parser)]
-#[command(after_help = HELP)]
+#[command(after_help = HELP, version = VERSION)]
 pub(crate) struct RunArgs {
     /// The kernel: a vmlinux (ELF) or a bzImage, such as /boot/vmlinuz
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kernel: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["config_file", "api_sock"])]
+    pub(crate) kernel: Option<PathBuf>,
     /// What the kernel unpacks into its first root file system
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "kernel", conflicts_with = "config_file")]
     pub(crate) initrd: Option<PathBuf>,
     /// The kernel's command line, in place of this one; what tells the kernel of its devices is added to it
-    #[arg(long, value_name = "TEXT", default_value = DEFAULT_COMMAND_LINE)]
+    #[arg(long, value_name = "TEXT", default_value = DEFAULT_COMMAND_LINE, requires = "kernel", conflicts_with = "config_file")]
     pub(crate) cmdline: String,
     /// How the kernel is entered: as fits it, by Linux's 64-bit protocol, or by PVH (a vmlinux that has an entry for it)
     #[arg(long, value_name = "PROTOCOL", value_enum, default_value = "auto")]
     pub(crate) protocol: ProtocolName,
     /// Guest RAM, such as 128M or 4G; what is beyond 3G lies above 4G for the guest
-    #[arg(long, value_name = "SIZE", default_value = "256M")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "256M",
+        requires = "kernel",
+        conflicts_with = "config_file"
+    )]
     pub(crate) mem: ByteSize,
-    /// What backs guest RAM
+    /// What backs guest RAM, where a configuration file or the API asks for no backing and no huge pages
     #[arg(long, value_name = "BACKING", default_value = "anonymous")]
     pub(crate) backing: Backing,
     /// Populate guest RAM before the guest runs
@@ -39,7 +45,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NODE")]
     pub(crate) numa_node: Option<u32>,
     /// How many vCPUs
-    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one, requires = "kernel", conflicts_with = "config_file")]
     pub(crate) vcpus: NonZeroU32,
     /// CPU features that the guest is not to see, by their names in /proc/cpuinfo, separated by commas. Where KVM shows one
     /// all the same, a warning says so
@@ -49,12 +55,17 @@ pub(crate) struct RunArgs {
     /// long
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) watchdog: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) control: ControlArgs,
     #[command(flatten, next_help_heading = "Managed backings")]
     pub(crate) faults: FaultArgs,
     /// What is kept zeroed ahead of the guest: so many blocks of 2 MiB, all of its RAM, or none (each fault zeroes its own)
     #[arg(long, value_name = "STOCK", default_value = "8", value_parser = parse_stock)]
     pub(crate) stock: Stock,
 }
+
+/// Programs that start Firecracker look for its name and version in what they are told.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", with the API of Firecracker v1.17.0");
 
 /// How a kernel is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
