@@ -1,9 +1,11 @@
 //! The command line: what can be said, and nothing about whether this host can do it.
 
 mod control;
+mod devices;
 mod run;
 
 pub(crate) use control::ControlArgs;
+use devices::DeviceArgs;
 pub(crate) use run::RunArgs;
 
 use std::{

@@ -71,7 +71,15 @@ fn configuration_of(args: &RunArgs) -> Outcome<(Configuration, bool)> {
         mem_size_mib: args.mem.bytes().div_ceil(1 << 20),
         ..schema::MachineConfig::default()
     };
-    let config = VmConfig { boot_source: Some(source), machine_config: machine, ..VmConfig::default() };
+    let config = VmConfig {
+        boot_source: Some(source),
+        machine_config: machine,
+        drives: args.devices.drives(),
+        network_interfaces: args.devices.network_interfaces(),
+        balloon: args.devices.balloon(),
+        entropy: args.devices.entropy(),
+        ..VmConfig::default()
+    };
     // Whoever starts it says what is wrong, in more detail.
     Ok((Configuration::assume(config), true))
 }

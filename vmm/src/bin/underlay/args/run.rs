@@ -9,7 +9,7 @@ use vmm::{
     kvm::CpuFeature,
 };
 
-use super::{ControlArgs, FaultArgs, at_least_one, parse_stock};
+use super::{ControlArgs, DeviceArgs, FaultArgs, at_least_one, parse_stock};
 
 #[derive(Debug, Parser)]
 #[command(after_help = HELP, version = VERSION)]
@@ -55,6 +55,8 @@ pub(crate) struct RunArgs {
     /// long
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) watchdog: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
     #[command(flatten)]
     pub(crate) control: ControlArgs,
     #[command(flatten, next_help_heading = "Managed backings")]
