@@ -22,9 +22,15 @@ pub(crate) struct Content(UnsafeCell<()>);
 // SAFETY: there is nothing in the cell, and loom stops the model when accesses to it race.
 unsafe impl Sync for Content {}
 
+impl Default for Content {
+    fn default() -> Self {
+        Self(UnsafeCell::new(()))
+    }
+}
+
 impl Content {
     pub(crate) fn new() -> Self {
-        Self(UnsafeCell::new(()))
+        Self::default()
     }
 
     pub(crate) fn use_it(&self) {

@@ -80,6 +80,12 @@ pub(crate) enum Bug {
     WakeFirst,
     /// A discard looks at the references to a folio, then frees it.
     LookThenFree,
+    /// A fault maps what it has found without a reference of its own.
+    MapUncounted,
+    /// A fault does not look whether its range is being removed.
+    FaultInClosed,
+    /// A removal tells nobody but the subscribers of whoever asked for it.
+    TellOnlyOwn,
 }
 
 #[cfg(all(test, loom))]

@@ -91,6 +91,13 @@ impl FramePool {
         Ok(Arc::new(Self { frames, worker }))
     }
 
+    /// A pool without a worker, whose memory is `store`.
+    #[cfg(all(test, loom))]
+    pub(crate) fn on(config: &PoolConfig, store: Box<dyn FrameStore>) -> Result<Arc<Self>, CreatePoolError> {
+        let frames = Arc::new(Frames::on(config, |_| Ok(store))?);
+        Ok(Arc::new(Self { frames, worker: None }))
+    }
+
     /// Sets `blocks` 2 MiB blocks aside for one owner.
     ///
     /// # Errors

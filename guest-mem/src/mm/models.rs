@@ -15,10 +15,18 @@
 //! | `discards::and_a_subscriber` | `CloseFirst` `FreeBeforeEnd` |
 //! | `discards::and_a_reader` | |
 //! | `discards::and_a_pin` | `LookThenFree` |
+//! | `sharing::of_two_faults` | `MapUncounted` |
+//! | `sharing::removal_and_a_fault` | `FaultInClosed` `OpenFirst` `NoWake` |
+//! | `sharing::removal_and_a_subscriber` | `TellOnlyOwn` |
+//! | `sharing::removal_and_a_pin` | `LookThenFree` |
+//! | `sharing::unmapping_and_a_fault` | |
+//!
+//! In `sharing` there are two address spaces that show one memory, and a thread for each.
 #![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its model")]
 
 mod discards;
 mod faults;
+mod sharing;
 
 // Not loom's: its destructor panics when loom unwinds the threads of a model that failed.
 use std::{
@@ -65,7 +73,9 @@ struct Guest {
 struct Host {
     /// Changed under the page-table lock. `std`'s, so that it hides no race from loom.
     mapped: std::sync::Mutex<[bool; 2]>,
-    content: [Content; 2],
+    content: Arc<[Content; 2]>,
+    /// Whether frames are zeroed for this host alone, just before it maps them.
+    own: bool,
     /// How often each page's waiters were woken.
     wakes: Mutex<[u64; 2]>,
     woken: Condvar,
@@ -103,24 +113,35 @@ impl Guest {
     fn new(range: AddressRange, huge: HugePolicy, filler: Option<Arc<dyn Filler>>) -> Arc<Self> {
         let config = PoolConfig::new(PoolMemory::None, "2M".parse().unwrap());
         let pool = FramePool::new(&config).unwrap();
+        let stretch = pool.reserve(1, Commitment::Overcommitted).unwrap();
+        let object = MemoryObject::own(stretch, filler, 1);
+        let guest = Self::showing(&object, range, huge, Arc::default());
+        guest.make_all();
+        guest
+    }
+
+    /// A guest that shows `object`, whose frames hold `content`.
+    fn showing(
+        object: &Arc<MemoryObject>,
+        range: AddressRange,
+        huge: HugePolicy,
+        content: Arc<[Content; 2]>,
+    ) -> Arc<Self> {
         let host = Arc::new(Host {
             mapped: std::sync::Mutex::default(),
-            content: [Content::new(), Content::new()],
+            content,
+            own: !object.is_shared(),
             wakes: Mutex::new([0; 2]),
             woken: Condvar::new(),
         });
         let config = MmConfig {
             flags: VmaFlags { writable: true, huge, ..VmaFlags::default() },
             around: FaultAround::OFF,
-            filler,
             ..MmConfig::new(range)
         };
-        let stretch = pool.reserve(1, Commitment::Overcommitted).unwrap();
-        let object = MemoryObject::own(stretch, config.filler.clone(), config.handlers);
-        let mm = ManuallyDrop::new(Mm::new(&config, object, host.clone()).unwrap());
-        let guest = Arc::new(Self { mm, host, pool });
-        guest.make_all();
-        guest
+        let mm = ManuallyDrop::new(Mm::new(&config, Arc::clone(object), host.clone()).unwrap());
+        let pool = Arc::clone(mm.pool());
+        Arc::new(Self { mm, host, pool })
     }
 
     /// Makes what is made on first use: loom does not see the `OnceBox` that orders it.
@@ -190,13 +211,14 @@ impl Host {
 }
 
 impl Install for Host {
-    /// The frames were zeroed just before.
     fn map(&self, range: Range<u64>, _: bool) -> Result<(), InstallError> {
         if Self::pages(&range).any(|page| self.mapped()[page]) {
             return Err(InstallError::Exists { done: 0 });
         }
         for page in Self::pages(&range) {
-            self.content[page].overwrite();
+            if self.own {
+                self.content[page].overwrite();
+            }
             self.mapped()[page] = true;
         }
         Ok(())

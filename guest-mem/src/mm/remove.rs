@@ -114,7 +114,7 @@ impl<'a> Users<'a> {
 impl MemoryObject {
     /// Whether `frames` are being removed, or some of them: faults there are left alone, and woken when that is over.
     pub(super) fn is_closed(&self, frames: &Range<Pfn>) -> bool {
-        self.removals().is_some_and(|removals| removals.is_closed(frames))
+        self.removals().is_some_and(|removals| removals.is_closed(frames) && !planted::is(Bug::FaultInClosed))
     }
 
     /// Lets everybody who waits for one of `frames`, whatever address space shows it, touch it again.
@@ -138,21 +138,23 @@ impl MemoryObject {
                 None => thread::yield_now(),
             }
         };
-        let unmapped = users.all.iter().map(|(mm, guest)| {
+        let unmapped = users.all.iter().enumerate().map(|(at, (mm, guest))| {
             let Some(range) = mm.showing(&frames, *guest) else { return Ok(()) };
             let reached = Invalidation::new(mm.reached_by(range), Event::Clear);
-            let _announced = mm.owner().invalidate_range_start(&users.windows, reached);
+            let announce = || mm.owner().invalidate_range_start(&users.windows, reached);
+            let _announced = (at == 0 || !planted::is(Bug::TellOnlyOwn)).then(announce);
             mm.unmap(range, &|_, _| true)
         });
         // From all of them, also when one host refuses.
         let unmapped = unmapped.fold(Ok(()), io::Result::and);
+        let closed = (!planted::is(Bug::OpenFirst)).then_some(closed);
         let mut changed = Vec::new();
         let freed = self.free_in(&frames, &mut changed);
         for (mm, guest) in &users.all {
             mm.note_removed(*guest, &changed);
         }
         drop(closed);
-        let woken = users.wake();
+        let woken = if planted::is(Bug::NoWake) { Ok(()) } else { users.wake() };
         unmapped.and(woken).and(freed)
     }
 
@@ -187,10 +189,9 @@ impl MemoryObject {
 
     /// `folio`, for this thread alone, if nobody but this object has a reference to it.
     fn freeze<'f>(&self, folio: FolioBorrow<'f>) -> Option<ExclusiveFolio<'f>> {
-        if planted::is(Bug::LookThenFree) && folio.references() == 1 {
-            return folio.put_many(1);
-        }
-        folio.adopt().freeze(self.own_references()).map_err(FolioRef::leak).ok()
+        let looked = planted::is(Bug::LookThenFree) && folio.references() == self.own_references();
+        let expected = if looked { folio.references() } else { self.own_references() };
+        folio.adopt().freeze(expected).map_err(FolioRef::leak).ok()
     }
 
     /// Zeroes `part` of the huge `folio`, and frees it if by now all of it was removed and is zeros.

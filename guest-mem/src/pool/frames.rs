@@ -53,6 +53,28 @@ pub struct Frames {
 
 impl Frames {
     pub(super) fn new(config: &PoolConfig, injector: &Injector) -> Result<Self, CreatePoolError> {
+        let map = |kind, len| -> Result<Box<dyn FrameStore>, CreatePoolError> {
+            let (name, capacity) = (MappingName::new(&config.name, "pool"), config.capacity);
+            let map = DirectMap::new(name.as_c_str(), len, kind, injector);
+            Ok(Box::new(map.map_err(|error| match error {
+                DirectMapError::Memfd(source) => CreatePoolError::Memfd { capacity, source },
+                DirectMapError::Map(source) => CreatePoolError::Map { capacity, source },
+                DirectMapError::Advise(source) => CreatePoolError::Advise(source),
+            })?))
+        };
+        Self::on(config, |len| match config.memory {
+            PoolMemory::Shmem => map(PageKind::Shmem, len),
+            PoolMemory::ShmemHuge => map(PageKind::ShmemHuge, len),
+            PoolMemory::Hugetlb => map(PageKind::Hugetlb, len),
+            PoolMemory::None => Ok(Box::new(NoStore)),
+        })
+    }
+
+    /// The same, on what `store` makes of so many bytes.
+    pub(super) fn on(
+        config: &PoolConfig,
+        store: impl FnOnce(u64) -> Result<Box<dyn FrameStore>, CreatePoolError>,
+    ) -> Result<Self, CreatePoolError> {
         let PoolConfig { memory, capacity, budget, stock, .. } = *config;
         if let Some(Watermarks { low, high }) = stock.filter(|stock| stock.low > stock.high) {
             return Err(CreatePoolError::Watermarks { low, high });
@@ -62,26 +84,12 @@ impl Frames {
         if frames > Pfn::MAX_FRAMES {
             return Err(CreatePoolError::TooLarge { capacity });
         }
-        let map = |kind| -> Result<Box<dyn FrameStore>, CreatePoolError> {
-            let name = MappingName::new(&config.name, "pool");
-            let map = DirectMap::new(name.as_c_str(), blocks * BLOCK_SIZE, kind, injector);
-            Ok(Box::new(map.map_err(|error| match error {
-                DirectMapError::Memfd(source) => CreatePoolError::Memfd { capacity, source },
-                DirectMapError::Map(source) => CreatePoolError::Map { capacity, source },
-                DirectMapError::Advise(source) => CreatePoolError::Advise(source),
-            })?))
-        };
         let number = PoolNumber::new().ok_or(CreatePoolError::TooMany)?;
         Ok(Self {
             number,
             memory,
             folios: Arc::new(FrameTable::new(frames)),
-            store: match memory {
-                PoolMemory::Shmem => map(PageKind::Shmem)?,
-                PoolMemory::ShmemHuge => map(PageKind::ShmemHuge)?,
-                PoolMemory::Hugetlb => map(PageKind::Hugetlb)?,
-                PoolMemory::None => Box::new(NoStore),
-            },
+            store: store(blocks * BLOCK_SIZE)?,
             blocks: Blocks::new(blocks),
             addresses: TableLock::new(Buddy::new(frames)),
             budget: TableLock::new(Budget::new(

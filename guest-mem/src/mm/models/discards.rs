@@ -69,14 +69,18 @@ fn two_discards_and_a_fault_leave_nothing_behind() {
 }
 
 /// A second stage: it uses a page without a reference for as long as its gate lets it.
-struct Device {
+pub(super) struct Device {
     pool: Arc<FramePool>,
     gate: Gate<()>,
 }
 
 impl Device {
+    pub(super) fn new(pool: &Arc<FramePool>) -> Self {
+        Self { pool: Arc::clone(pool), gate: Gate::new(()) }
+    }
+
     /// Translates page 0 and uses it.
-    fn work(&self, guest: &Guest) {
+    pub(super) fn work(&self, guest: &Guest) {
         let ticket = self.gate.enter();
         if guest.mm.table.walk(PAGES[0]).is_present() {
             let gate = self.gate.read();
@@ -109,7 +113,7 @@ impl Subscriber for Device {
 fn and_a_subscriber(planted: Option<Bug>) {
     explore(PREEMPTIONS, planted, || {
         let guest = mapped();
-        let device = Arc::new(Device { pool: Arc::clone(&guest.pool), gate: Gate::new(()) });
+        let device = Arc::new(Device::new(&guest.pool));
         guest.mm.owner().register(device.clone()).unwrap();
         let working = spawn(&guest, move |guest| device.work(guest));
         guest.mm.discard(first_page()).unwrap();
