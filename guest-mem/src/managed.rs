@@ -95,9 +95,11 @@ pub enum ManagedError {
 /// What stands behind a managed guest RAM.
 #[derive(Debug)]
 pub(crate) struct Managed {
-    // In the order of teardown: the threads, the manager, the descriptor. Closed any earlier, it would leave what is
-    // missing to the kernel, which fills it with zeros.
-    service: Service,
+    // In the order of teardown: the threads, what the window shows, the manager, the descriptor. Closed any earlier, it
+    // would leave what is missing to the kernel, which fills it with zeros.
+    /// There until the teardown.
+    service: Option<Service>,
+    window: Arc<Window>,
     mm: Arc<Mm>,
     _uffd: Arc<Userfaultfd>,
 }
@@ -153,11 +155,12 @@ impl Managed {
         let window =
             Window::register(Arc::clone(&mapping), Arc::clone(&uffd), *backing == Backing::ManagedThp)
                 .map_err(|error: RegisterError| ManagedError::Register(error.to_string()))?;
-        let mm = Mm::new(config, object, Arc::new(window)).map_err(ManagedError::from)?;
+        let window = Arc::new(window);
+        let mm = Mm::new(config, object, Arc::clone(&window) as Arc<_>).map_err(ManagedError::from)?;
         let start = mapping.address() as u64;
         let service = Service::start(Arc::clone(&mm), Arc::clone(&uffd), start, service)
             .map_err(ManagedError::Service)?;
-        Ok((mapping, Self { service, mm, _uffd: uffd }))
+        Ok((mapping, Self { service: Some(service), window, mm, _uffd: uffd }))
     }
 
     pub(crate) const fn mm(&self) -> &Arc<Mm> {
@@ -165,11 +168,11 @@ impl Managed {
     }
 
     pub(crate) fn take_trace(&self) -> Vec<FaultTrace> {
-        self.service.take_trace()
+        self.service.as_ref().map_or_else(Vec::new, Service::take_trace)
     }
 
     pub(crate) fn replaced_handlers(&self) -> u64 {
-        self.service.replaced()
+        self.service.as_ref().map_or(0, Service::replaced)
     }
 
     pub(crate) fn report(&self, size: ByteSize) -> RamReport {
@@ -191,6 +194,20 @@ fn mm_config(backing: &Backing, range: AddressRange, config: &ManagedConfig) -> 
         patience: config.patience,
         handlers: config.service.handlers.get(),
         ..new
+    }
+}
+
+impl Drop for Managed {
+    /// Views of the RAM may be left, and frames go back with the manager: so the window is emptied in between.
+    fn drop(&mut self) {
+        drop(self.service.take());
+        if let Err(error) = self.window.retire() {
+            log::error!(
+                "the memory of a guest RAM is kept for as long as somebody has a view of it: {error}"
+            );
+            // Others get the addresses of its frames when nothing shows them any more.
+            let _first = self.window.mapping().keep(Arc::clone(self.mm.object()) as Arc<_>);
+        }
     }
 }
 

@@ -222,6 +222,11 @@ impl Mm {
         &self.folios
     }
 
+    /// What it shows.
+    pub(crate) const fn object(&self) -> &Arc<MemoryObject> {
+        &self.object
+    }
+
     /// Its frames' pool.
     #[must_use]
     pub fn pool(&self) -> &Arc<FramePool> {

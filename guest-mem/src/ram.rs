@@ -88,7 +88,9 @@ impl fmt::Display for HostAddress {
 impl GuestRam {
     /// The memory as vm-memory's traits see it.
     ///
-    /// A clone of it keeps the memory mapped, and readable and writable, for as long as it lives.
+    /// A clone of it keeps the memory mapped, and readable and writable, for as long as it lives. Where this process
+    /// resolves the faults, the frames go back to their pool with the RAM, and the clone finds plain memory in their place:
+    /// zeros at first, never a frame that somebody else may have.
     #[must_use]
     pub fn view(&self) -> &GuestMemoryView {
         &self.view

@@ -1,11 +1,13 @@
 //! One piece of guest RAM in this process's address space.
 
+use std::any::Any;
 use std::ffi::{CStr, c_void};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use vm_memory::VolatileSlice;
 
@@ -26,6 +28,8 @@ pub(crate) struct Mapping {
     /// The NUMA node that its pages come from, if it is bound to one.
     node: Option<u32>,
     _guards: Option<[Pages; 2]>,
+    /// What is not to go before the pages do: dropped after them.
+    kept: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 /// Where the pages of a mapping come from.
@@ -90,7 +94,13 @@ impl Mapping {
             Ok((pages, guards)) => {
                 // What is sparse belongs to a pool: its offset and its userfaultfd keep it from merging with a neighbour.
                 let guards = (!matches!(source, Source::Sparse(..))).then_some(guards);
-                Ok(Self { pages, lost: AtomicBool::new(false), node: None, _guards: guards })
+                Ok(Self {
+                    pages,
+                    lost: AtomicBool::new(false),
+                    node: None,
+                    _guards: guards,
+                    kept: OnceLock::new(),
+                })
             }
             Err(GapError::NoGap(error)) => Err(MapError::NoAddressSpace(error)),
             Err(GapError::Map(error)) => Err(MapError::Refused(error)),
@@ -175,6 +185,22 @@ impl Mapping {
         let result = work();
         self.replace(files, offset)?;
         Ok(result)
+    }
+
+    /// Keeps `what` until nothing is mapped here any more; false if something else is kept already.
+    pub(crate) fn keep(&self, what: Arc<dyn Any + Send + Sync>) -> bool {
+        self.kept.set(what).is_ok()
+    }
+
+    /// Puts plain memory, zeros, in the place of all that is mapped here, in one step for whoever touches it meanwhile.
+    /// Who waits for a userfaultfd there has to be woken.
+    ///
+    /// # Errors
+    /// As [`without_file`](Self::without_file), but after [`MoveError::Refused`] what was there may be gone already.
+    pub(crate) fn become_plain(&self) -> Result<(), MoveError> {
+        let (_, len) = self.span(0..self.len())?;
+        let plain = Pages::map(None, len, libc::PROT_READ | libc::PROT_WRITE, PLAIN, None)?;
+        self.replace(plain, 0)
     }
 
     /// Puts `pages` at `offset` of the mapping.

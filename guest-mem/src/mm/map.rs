@@ -68,7 +68,10 @@ impl Mm {
     ) -> Result<Step, FaultError> {
         let first = Self::pages_of(gfn, PageSize::Huge);
         let Mapped { pages, missing } = match self.map_zeroed(&mut pt, vma, first.clone(), PageSize::Huge) {
-            Err(error @ FaultError::NoFrame { .. }) if self.has_base_frames() && !error.is_taken() => {
+            // What another address space has of it is found by the next look.
+            Err(error @ FaultError::NoFrame { .. })
+                if self.has_base_frames() && !(self.object.is_shared() && error.is_taken()) =>
+            {
                 self.counts.add(FaultReason::HugeFallback, 1);
                 return self.map_base(pt, vma, gfn);
             }

@@ -9,13 +9,16 @@ use std::{io, ops::Range, sync::Arc, thread, time::Duration};
 
 use mmu_notifier::{
     AddressRange,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicBool,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 use super::{Install, InstallError};
 use crate::{
     BLOCK_SIZE,
-    host::{Mapping, Protection, RegisterError, UffdError, Userfaultfd},
+    host::{Mapping, MoveError, Operation, Protection, RegisterError, UffdError, Userfaultfd},
 };
 
 /// Makes entries true in a window.
@@ -25,6 +28,8 @@ pub(crate) struct Window {
     uffd: Arc<Userfaultfd>,
     /// Which 2 MiB ranges are mapped huge in place, if transparent huge pages are what the frames are.
     in_place: Option<Box<[AtomicBool]>>,
+    /// It shows no frame any more. Set once, for good, when that is so.
+    retired: AtomicBool,
 }
 
 impl Window {
@@ -38,7 +43,42 @@ impl Window {
         uffd.register(&mapping, 0..mapping.len())?;
         let in_place = transparent
             .then(|| (0..mapping.len().div_ceil(BLOCK_SIZE)).map(|_| AtomicBool::new(false)).collect());
-        Ok(Self { mapping, uffd, in_place })
+        Ok(Self { mapping, uffd, in_place, retired: AtomicBool::new(false) })
+    }
+
+    /// What it shows the frames in.
+    pub(crate) const fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
+    /// Takes every frame out of the window, for good: whoever still has the mapping finds plain memory, zeros at first, and
+    /// no fault there is reported any more. Wakes whoever waits. Only then can the frames be somebody else's.
+    ///
+    /// # Errors
+    /// The window may still show frames; the kernel resolves the faults there.
+    pub(crate) fn retire(&self) -> io::Result<()> {
+        let whole = 0..self.mapping.len();
+        let replaced = self.uffd.injector().check(Operation::Map).map_err(MoveError::from);
+        match replaced.and_then(|()| self.mapping.become_plain()) {
+            // The addresses may be somebody else's, so there is nobody to be seen by.
+            Ok(()) | Err(MoveError::Lost(_)) => {
+                // Release: pairs with the Acquire in `is_retired`.
+                self.retired.store(true, Release);
+                if let Err(error) = self.wake(whole) {
+                    log::error!("whoever waits for guest RAM waits until its userfaultfd is closed: {error}");
+                }
+                Ok(())
+            }
+            Err(MoveError::Refused(error)) => {
+                self.uffd.unregister(&self.mapping, whole)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn is_retired(&self) -> bool {
+        // Acquire: pairs with the Release in `retire`.
+        self.retired.load(Acquire)
     }
 
     /// Whether the 2 MiB range that `range` is in is mapped in place. Changed and read under its page-table lock, so it
@@ -99,6 +139,9 @@ impl Window {
 
 impl Install for Window {
     fn map(&self, range: Range<u64>, protected: bool) -> Result<(), InstallError> {
+        if self.is_retired() {
+            return Err(InstallError::Exiting);
+        }
         if !protected && self.map_in_place(&range)? {
             return Ok(());
         }
@@ -115,6 +158,9 @@ impl Install for Window {
     }
 
     fn zap(&self, range: Range<u64>) -> io::Result<()> {
+        if self.is_retired() {
+            return Ok(());
+        }
         if self.unmap_in_place(&range)? {
             return Ok(());
         }
@@ -122,6 +168,9 @@ impl Install for Window {
     }
 
     fn protect(&self, range: Range<u64>, protected: bool) -> io::Result<()> {
+        if self.is_retired() {
+            return Ok(());
+        }
         // Without entries there is nothing to protect: the next fault makes them as they shall be.
         if protected && self.unmap_in_place(&range)? || !protected && self.is_in_place(&range) {
             return Ok(());

@@ -270,3 +270,21 @@ fn base_pages_that_stand_in_for_a_huge_one_make_room_for_it_when_they_go() {
     assert_eq!(mm.page_table().mapped().huge, 1);
     end(mm, &host);
 }
+
+#[test]
+fn a_page_that_is_stuck_keeps_nobody_from_the_others_of_its_huge_page() {
+    let (mm, host) = mm_on_faulty(&huge(), None);
+    host.map_unknown(0);
+    host.fail_zaps(1);
+    touch(&mm, 7).unwrap_err();
+    assert_eq!(mm.stretch().report().used, 1);
+
+    touch(&mm, 7).unwrap();
+
+    assert_eq!(mm.stats().of(FaultReason::HugeFallback), 1);
+    write(&mm, gfn(0), STAMP);
+    access(&mm, &host, 0);
+    touch(&mm, 0).unwrap();
+    assert_kept(&mm, &host, 0..BLOCK_PAGES);
+    end(mm, &host);
+}

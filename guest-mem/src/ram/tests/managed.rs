@@ -227,3 +227,37 @@ fn what_is_pinned_is_not_discarded_and_keeps_its_content() {
     assert_eq!(ram.discard(ram.range()).unwrap().pinned_bytes, 0);
     assert_eq!(ram.view().read_obj::<u64>(GuestAddress(PAGE)).unwrap(), 0);
 }
+
+#[test]
+fn a_view_that_is_left_reads_and_writes_plain_memory_also_while_the_ram_goes() {
+    for touched in [0, 2 * M, 4 * M] {
+        let ram = ram(4, ManagedConfig { around: FaultAround::OFF, ..ManagedConfig::default() });
+        if touched > 0 {
+            fill(&ram, range(0, touched), 7);
+        }
+        let (view, mm) = (ram.view().clone(), Arc::downgrade(ram.mm().unwrap()));
+        let gone = AtomicU64::new(0);
+        thread::scope(|scope| {
+            let toucher = scope.spawn(|| {
+                let mut rounds = 0_u64;
+                while gone.load(Ordering::Relaxed) == 0 || rounds < 4 {
+                    rounds += 1;
+                    for page in (0..4 * M).step_by(PAGE_BYTES) {
+                        let address = GuestAddress(page + 8);
+                        let found = view.read_obj::<u64>(address).unwrap();
+                        let old = u64::from_ne_bytes([7; 8]);
+                        assert!(found == 0 || found < rounds || page < touched && found == old, "{found:#x}");
+                        view.write_obj(rounds, address).unwrap();
+                    }
+                }
+            });
+            thread::sleep(Duration::from_millis(5));
+            drop(ram);
+            assert!(mm.upgrade().is_none(), "the frames are free");
+            gone.store(1, Ordering::Relaxed);
+            toucher.join().unwrap();
+        });
+        view.write_obj(5_u64, GuestAddress(M)).unwrap();
+        assert_eq!(view.read_obj::<u64>(GuestAddress(M)).unwrap(), 5);
+    }
+}

@@ -209,3 +209,28 @@ fn dropping_a_ram_leaves_nothing_although_calls_fail() {
         });
     });
 }
+
+#[test]
+fn what_a_view_still_shows_is_kept_until_the_view_goes() {
+    alone("running::what_a_view_still_shows_is_kept_until_the_view_goes", || {
+        for_each_backing(|backing| {
+            let before = Holdings::now();
+            let injector = Injector::armable();
+            let ram = make(backing.clone(), ManagedConfig::default(), &injector).unwrap();
+            fill(&ram, ram.range(), 7);
+            let (view, pool) = (ram.view().clone(), Arc::downgrade(ram.mm().unwrap().pool()));
+            // No plain memory can be put in its place.
+            injector.fail_nth(Operation::Map, 1, libc::ENOMEM);
+
+            drop(ram);
+
+            let found = view.read_obj::<u64>(GuestAddress(M)).unwrap();
+            assert!([0, u64::from_ne_bytes([7; 8])].contains(&found), "{found:#x}");
+            view.write_obj(8_u64, GuestAddress(M)).unwrap();
+            assert!(pool.upgrade().is_some(), "somebody else may have its frames");
+            drop(view);
+            assert!(pool.upgrade().is_none());
+            before.assert_left(&format!("the last view of {backing}"));
+        });
+    });
+}
