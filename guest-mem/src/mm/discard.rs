@@ -242,9 +242,13 @@ impl Mm {
         opened
     }
 
-    /// Lets whoever faulted on what was closed until now fault again.
+    /// Lets whoever faulted on what was closed until now fault again. All of them, also when the host refuses one.
     pub(super) fn wake_opened(&self, opened: &[Range<Gfn>]) -> io::Result<()> {
-        opened.iter().fold(Ok(()), |woken, pages| woken.and(self.install.wake(self.offsets(pages))))
+        let mut result = Ok(());
+        for pages in opened {
+            result = result.and(self.install.wake(self.offsets(pages)));
+        }
+        result
     }
 }
 

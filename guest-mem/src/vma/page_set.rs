@@ -21,7 +21,7 @@ impl PageSet {
 
     /// How many of `range`'s pages are in it.
     pub(crate) fn pages_in(&self, range: AddressRange) -> u64 {
-        self.runs_in(range).map(|run| run.pages()).sum()
+        self.runs_in(range).map(AddressRange::pages).sum()
     }
 
     /// The runs of `range`'s pages that are in it, from the last to the first.

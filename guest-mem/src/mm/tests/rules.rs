@@ -157,7 +157,8 @@ fn a_change_wakes_those_who_waited_for_it_and_nobody_else() {
     wakes.sort_unstable_by_key(|wake| wake.start);
     assert_eq!(wakes, [3..4, 9..10]);
     mm.modify(mm.range(), &VmaChange::Writable(true)).unwrap();
-    assert_eq!(woken(&host), [40..41]);
+    let last: Vec<_> = woken(&host).into_iter().flatten().collect();
+    assert_eq!(last, [40]);
 }
 
 #[test]
