@@ -114,7 +114,7 @@ fn shmem_thp() -> Result<HostSettings, String> {
 #[track_caller]
 #[expect(clippy::expect_used, reason = "a test fails by panicking")]
 pub fn huge_pages(backing: &Backing, bytes: u64) -> Option<HostSettings> {
-    if *backing == Backing::ShmemThp {
+    if matches!(backing, Backing::ShmemThp | Backing::ManagedThp) {
         return Some(shmem_thp().expect("shared memory can have huge pages"));
     }
     let size = backing.hugetlb()?;

@@ -52,9 +52,10 @@ impl Random {
 }
 
 impl Host {
-    /// Whether a part of a huge page is zeroed when it is discarded, and not filled again before all of it is.
-    fn zeroes_parts(&self) -> bool {
-        self.filled && self.ram.backing().is_hugetlb()
+    /// Whether a part of a page may be zeroed when it is discarded, and not filled again before all of it is: of every
+    /// page that may be huge, and here that is every page now and then.
+    const fn zeroes_parts(&self) -> bool {
+        self.filled
     }
 
     fn is_running(&self) -> bool {
@@ -88,7 +89,13 @@ impl Host {
     pub(crate) fn change(&self) {
         let mut random = Random(2);
         let mm = self.ram.mm().unwrap();
-        let unit = if self.ram.backing().is_hugetlb() { ZONE } else { PAGE };
+        // What may be huge is changed as a whole.
+        let (unit, usual) = match self.ram.backing() {
+            Backing::Managed4kb => (PAGE, HugePolicy::Never),
+            _ => (ZONE, HugePolicy::Always),
+        };
+        let unusual = [HugePolicy::Always, HugePolicy::Never][usize::from(usual == HugePolicy::Always)];
+        let both_sizes = !self.ram.backing().is_hugetlb();
         while self.is_running() {
             let range = random.part(self.ram.range(), unit);
             match random.below(5) {
@@ -101,8 +108,8 @@ impl Host {
                     mm.dirty_pages(range, true).unwrap();
                     mm.modify(range, &VmaChange::DirtyTracked(false)).unwrap();
                 }
-                2 if *self.ram.backing() == Backing::Managed4kb => {
-                    let policy = [HugePolicy::Never, HugePolicy::Always][usize::from(random.below(4) == 0)];
+                2 if both_sizes => {
+                    let policy = [usual, unusual][usize::from(random.below(4) == 0)];
                     self.change_one(random.part(self.ram.range(), ZONE), &VmaChange::Huge(policy));
                 }
                 3 => {
@@ -116,8 +123,8 @@ impl Host {
         let all = self.ram.range();
         mm.modify(all, &VmaChange::Name(None)).unwrap();
         mm.modify(all, &VmaChange::Mergeable(false)).unwrap();
-        if *self.ram.backing() == Backing::Managed4kb {
-            mm.modify(all, &VmaChange::Huge(HugePolicy::Never)).unwrap();
+        if both_sizes {
+            mm.modify(all, &VmaChange::Huge(usual)).unwrap();
         }
         assert_eq!(mm.vmas().snapshot().iter().count(), 1, "equal VMAs are one");
     }

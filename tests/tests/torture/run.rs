@@ -34,7 +34,8 @@ pub(crate) const BYTES: u64 = 32 << 20;
 /// Half of the time on memory that is zero at first, half on memory that a filler supplies.
 pub(crate) fn torture(backing: &Backing, vcpus: u32) {
     // One run at a time: what a process has is looked at.
-    let alone = if backing.is_hugetlb() { huge_pages(backing, BYTES) } else { HostSettings::lock().ok() };
+    let plain = *backing == Backing::Managed4kb;
+    let alone = if plain { HostSettings::lock().ok() } else { huge_pages(backing, BYTES) };
     let alone = Arc::new(Mutex::new(alone));
     let seconds = env::var("UNDERLAY_TORTURE_SECONDS").map_or(5.0, |seconds| seconds.parse().unwrap());
     for filler in [None, Some(Arc::new(Unreliable::default()))] {
