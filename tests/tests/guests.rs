@@ -6,6 +6,7 @@ mod guests {
     pub(crate) mod discard;
     pub(crate) mod failures;
     pub(crate) mod managed;
+    pub(crate) mod sharing;
     pub(crate) mod support;
     pub(crate) mod vcpus;
 }
@@ -21,5 +22,6 @@ fn main() -> ExitCode {
     guests::discard::add_to(&mut suite);
     guests::failures::add_to(&mut suite);
     guests::managed::add_to(&mut suite);
+    guests::sharing::add_to(&mut suite);
     suite.run()
 }

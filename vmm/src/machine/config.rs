@@ -1,8 +1,8 @@
 //! What kind of machine is wanted, how far its making has come, and why it may fail.
 
-use std::{io, num::NonZeroUsize};
+use std::{io, num::NonZeroUsize, sync::Arc};
 
-use guest_mem::{Backing, ByteSize, CreateRamError, ManagedConfig};
+use guest_mem::{Backing, ByteSize, CreateRamError, GuestRam, ManagedConfig};
 
 use crate::{
     driver::{GuestPage, LayoutError},
@@ -24,6 +24,8 @@ pub struct MachineConfig {
     pub numa_node: Option<u32>,
     /// How the RAM is run, if its backing is managed.
     pub managed: ManagedConfig,
+    /// Whose memory the RAM [shares](GuestRam::share): that of another machine, which runs meanwhile.
+    pub shares: Option<Arc<GuestRam>>,
     /// The size of the pages with which the guest maps its RAM.
     pub guest_page: GuestPage,
     /// How many vCPUs.
@@ -45,6 +47,7 @@ impl MachineConfig {
             prefault: None,
             numa_node: None,
             managed: ManagedConfig::default(),
+            shares: None,
             guest_page: GuestPage::M2,
             vcpus: 1,
             pin: Vec::new(),

@@ -238,7 +238,7 @@ fn make_ram(vm: &Vm, config: &MachineConfig, interrupt: &Interrupt) -> Result<Gu
         Backing::GuestMemfd => Some(vm.create_guest_memfd(config.size.bytes())?),
         _ => None,
     };
-    GuestRam::create(GuestRamConfig {
+    let ram = GuestRamConfig {
         size: config.size,
         backing: config.backing.clone(),
         guest_base: GuestAddress(RAM_BASE),
@@ -249,7 +249,11 @@ fn make_ram(vm: &Vm, config: &MachineConfig, interrupt: &Interrupt) -> Result<Gu
         guest_memfd,
         managed: config.managed.clone(),
         interrupt: Some(interrupt.flag()),
-    })
+    };
+    match &config.shares {
+        Some(other) => other.share(&ram),
+        None => GuestRam::create(ram),
+    }
     .map_err(MachineError::Ram)
 }
 

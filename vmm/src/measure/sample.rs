@@ -111,6 +111,7 @@ impl Sample {
             prefault: plan.prefault,
             numa_node: plan.numa_node,
             managed: ManagedConfig { service, ..plan.managed.clone() },
+            shares: None,
             guest_page: plan.guest_page,
             vcpus: plan.vcpus,
             pin: plan.pin.clone(),
