@@ -52,7 +52,7 @@ impl VirtioDevice for Rng {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        self.requests = activation.into_queues().pop();
+        self.requests = activation.into_queues().into_iter().next();
         Ok(())
     }
 

@@ -105,9 +105,8 @@ impl Driver {
 
     /// The same, with these features.
     pub(crate) fn activation_with(&self, queue: usize, features: u64) -> Activation {
-        let mut queues: Vec<_> = (0..queue + 4).map(|_| Queue::new(self.size).unwrap()).collect();
-        queues.truncate(queue);
-        queues.push(self.queue());
+        let mut queues: Vec<_> = (0..5).map(|_| Queue::new(self.size).unwrap()).collect();
+        queues[queue] = self.queue();
         Activation {
             features,
             queues,

@@ -171,7 +171,8 @@ impl VirtioDevice for Block {
         let can_flush = activation.features & 1 << VIRTIO_BLK_F_FLUSH != 0;
         let memory = Arc::clone(&activation.memory);
         let interrupt = Arc::clone(&activation.interrupt);
-        let requests = activation.into_queues().pop().ok_or(ActivateError::QueueMissing { queue: 0 })?;
+        let requests =
+            activation.into_queues().into_iter().next().ok_or(ActivateError::QueueMissing { queue: 0 })?;
         let write_through = self.config.cache == Cache::Writeback && !can_flush;
         self.active = Some(Active { requests, memory, interrupt, write_through });
         Ok(())

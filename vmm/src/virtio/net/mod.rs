@@ -87,7 +87,13 @@ impl Net {
     /// [`OpenTapError`].
     pub fn new(config: NetConfig) -> Result<Self, OpenTapError> {
         let tap = Tap::open(&config.tap, HEADER)?;
-        Ok(Self { config, tap, active: None, stats: NetStats::default() })
+        Ok(Self::over(config, tap))
+    }
+
+    /// An interface whose packets `tap` gives and takes.
+    #[must_use]
+    pub fn over(config: NetConfig, tap: Tap) -> Self {
+        Self { config, tap, active: None, stats: NetStats::default() }
     }
 
     /// What it was made of.

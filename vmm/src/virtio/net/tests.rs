@@ -1,4 +1,4 @@
-use std::os::{fd::OwnedFd, unix::net::UnixDatagram};
+use std::os::unix::net::UnixDatagram;
 
 use super::*;
 use crate::virtio::testing::{Buffer, DATA, Driver, survives_any_rings};
@@ -6,11 +6,9 @@ use crate::virtio::testing::{Buffer, DATA, Driver, survives_any_rings};
 /// An interface whose tap device is one end of a pair of sockets, and the other end.
 fn net() -> (Net, UnixDatagram) {
     let (tap, wire) = UnixDatagram::pair().unwrap();
-    tap.set_nonblocking(true).unwrap();
     wire.set_nonblocking(true).unwrap();
     let config = NetConfig { id: "eth0".to_owned(), tap: "tap0".to_owned(), mac: Some([6, 0, 0, 0, 0, 1]) };
-    let tap = Tap::of(OwnedFd::from(tap).into());
-    (Net { config, tap, active: None, stats: NetStats::default() }, wire)
+    (Net::over(config, Tap::over_socket(tap).unwrap()), wire)
 }
 
 struct Bench {
@@ -19,22 +17,12 @@ struct Bench {
     wire: UnixDatagram,
 }
 
-/// Its driver has queue number `queue`. A socket knows no offloads, so the device is activated behind its back.
+/// Its driver has queue number `queue`.
 fn bench(queue: usize) -> Bench {
     let driver = Driver::new(16);
     let (mut net, wire) = net();
-    net.active = Some(active(&driver, queue));
+    net.activate(driver.activation(queue)).unwrap();
     Bench { driver, net, wire }
-}
-
-fn active(driver: &Driver, queue: usize) -> Active {
-    let mut queues = driver.activation(queue).into_queues();
-    let served = queues.pop().unwrap();
-    let unused = || driver.activation(1).into_queues().swap_remove(0);
-    match queue {
-        RECEIVE => Active { receive: served, transmit: unused() },
-        _ => Active { receive: unused(), transmit: served },
-    }
 }
 
 fn packet(len: usize) -> Vec<u8> {
@@ -139,50 +127,11 @@ fn the_address_is_offered_if_there_is_one() {
 
 #[test]
 fn no_descriptor_makes_it_touch_what_it_was_not_given() {
-    /// Does not ask its tap device for offloads.
-    #[derive(Debug)]
-    struct OnSocket(Net, UnixDatagram);
-
-    impl VirtioDevice for OnSocket {
-        fn device_type(&self) -> u32 {
-            self.0.device_type()
-        }
-
-        fn features(&self) -> u64 {
-            self.0.features()
-        }
-
-        fn queue_sizes(&self) -> &[u16] {
-            self.0.queue_sizes()
-        }
-
-        fn read_config(&self, offset: u64, data: &mut [u8]) {
-            self.0.read_config(offset, data);
-        }
-
-        fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-            let mut queues = activation.into_queues().into_iter();
-            let mut spare = Driver::new(1).activation(0).into_queues();
-            let receive = queues.next().unwrap();
-            let transmit = queues.next().or_else(|| spare.pop()).unwrap();
-            self.0.active = Some(Active { receive, transmit });
-            Ok(())
-        }
-
-        fn reset(&mut self) {
-            self.0.reset();
-        }
-
-        fn queue_notified(&mut self, queue: usize) -> Progress {
-            while self.1.send(&packet(600)).is_ok() {}
-            self.0.queue_notified(queue)
-        }
-    }
-
     for queue in [RECEIVE, TRANSMIT] {
         let make = |_: &Driver| {
             let (net, wire) = net();
-            OnSocket(net, wire)
+            while wire.send(&packet(600)).is_ok() {}
+            net
         };
         survives_any_rings(make, queue, &[vec![0; 12]]);
     }
