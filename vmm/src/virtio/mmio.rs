@@ -248,7 +248,13 @@ impl MmioTransport {
             queues,
             memory: Arc::clone(&self.memory),
             interrupt: Arc::clone(&self.interrupt),
-        })
+        })?;
+        // What came before was not heard: Linux notifies the balloon's queue of statistics once, and before this.
+        for kick in self.kicks.iter() {
+            // It fails only where the event is raised already.
+            let _raised = kick.write(1);
+        }
+        Ok(())
     }
 
     fn reset(&mut self) {

@@ -148,6 +148,20 @@ fn a_driver_that_goes_step_by_step_starts_the_device() {
 }
 
 #[test]
+fn what_was_notified_before_the_start_is_looked_at_after_it() {
+    let Bench { driver, mut transport, .. } = bench();
+    transport.negotiate(VERSION_1);
+    transport.set_up_queue(0, &driver.queue());
+    transport.set(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    transport.queue_events()[0].read().unwrap();
+
+    transport.start();
+
+    assert_eq!(transport.queue_events()[0].read().unwrap(), 1);
+    assert_eq!(transport.queue_events()[1].read().unwrap(), 1);
+}
+
+#[test]
 fn features_that_were_not_offered_or_no_version_1_are_refused() {
     for features in [VERSION_1 | 1 << 20, 5] {
         let Bench { device, mut transport, .. } = bench();
