@@ -14,6 +14,7 @@ mod memory;
 mod net;
 mod outcome;
 mod process;
+mod random;
 mod region;
 mod runtime;
 mod script;

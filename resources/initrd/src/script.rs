@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use crate::console::say;
 use crate::outcome::Failure;
-use crate::{disk, machine, memory, net, process};
+use crate::{disk, machine, memory, net, process, random};
 
 /// Arguments of one test, in order.
 pub(crate) struct Arguments<'a>(core::str::Split<'a, char>);
@@ -68,7 +68,7 @@ fn run_one(test: &str) -> Result<(), Failure> {
         "disk-throughput" => disk::throughput(arguments),
         "disk-discard" => disk::discard(arguments),
         "disk-readonly" => disk::read_only(arguments),
-        "rng" => disk::rng(),
+        "rng" => random::rng(),
         "net" => net::serve(arguments),
         "shell" => process::shell(),
         _ => Err(Failure::Usage("no such test")),
