@@ -6,15 +6,15 @@ use vmm::api::schema::{Balloon, CacheType, Drive, Entropy, NetworkInterface};
 #[derive(Debug, Parser)]
 #[command(next_help_heading = "Devices")]
 pub(crate) struct DeviceArgs {
-    /// A disk: FILE[,ro][,direct]. With ro the guest may only read it, and others may too; with direct the host's page
-    /// cache is passed by. Again for another
+    /// A disk: a file and, behind commas, ro if the guest may only read it, and others may too, and direct if the host's
+    /// page cache is to be passed by. Again for another
     #[arg(long, value_name = "FILE", value_parser = parse_disk, requires = "kernel", conflicts_with = "config_file")]
     disk: Vec<Drive>,
-    /// A network interface on a tap device of the host's: tap=NAME[,mac=ADDRESS]. Again for another
+    /// A network interface on a tap device of the host's: tap=NAME or tap=NAME,mac=ADDRESS. Again for another
     #[arg(long, value_name = "TAP", value_parser = parse_net, requires = "kernel", conflicts_with = "config_file")]
     net: Vec<NetworkInterface>,
-    /// A balloon that holds so many MiB at first: MIB[,deflate-on-oom][,stats=SECONDS][,reporting][,hinting]. It is
-    /// changed by the API
+    /// A balloon that holds so many MiB at first and, behind commas, any of deflate-on-oom, stats=SECONDS, reporting and
+    /// hinting. The API changes how much it holds
     #[arg(long, value_name = "MIB", value_parser = parse_balloon, requires = "kernel", conflicts_with = "config_file")]
     balloon: Option<Balloon>,
     /// A source of random bytes
