@@ -195,7 +195,10 @@ impl Vcpu {
         match left {
             Ok(Left::Known(exit)) => Ok(exit),
             Ok(Left::InternalError) => Ok(internal_error(self.fd.get_kvm_run())),
-            Err(error) if error.raw_os_error() == Some(libc::EINTR) => Ok(Exit::Interrupted),
+            // EAGAIN: another vCPU has started this one, which it was waiting for. It runs when it is entered again.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
+                Ok(Exit::Interrupted)
+            }
             Err(source) => Err(VcpuError { call: "KVM_RUN", source }),
         }
     }

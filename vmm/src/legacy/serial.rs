@@ -22,7 +22,6 @@ pub const SERIAL_PORTS: (u16, u16) = (0x3f8, 8);
 pub const SERIAL_GSI: u32 = 4;
 
 /// The serial port, whose output goes to `W`.
-#[derive(Debug)]
 pub struct SerialConsole<W: Write> {
     serial: Serial<Interrupt, Arc<Console>, W>,
 }
@@ -173,9 +172,9 @@ impl Write for Stdout {
     }
 }
 
-impl fmt::Display for Console {
+impl<W: Write> fmt::Debug for SerialConsole<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes written", self.written())
+        f.debug_struct("SerialConsole").field("console", self.serial.events()).finish_non_exhaustive()
     }
 }
 

@@ -10,13 +10,13 @@ use std::{
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 
-use super::{Ending, Whereabouts, end::End, vcpus::Vcpus, watchdog::Watchdog};
+use super::{Ending, Serial, Whereabouts, end::End, vcpus::Vcpus, watchdog::Watchdog};
 use crate::{
     boot::Symbols,
     interrupt::Interrupt,
     kvm::Vm,
     legacy::{
-        Console, Input, SerialConsole, Stdout,
+        Console, Input,
         terminal::{RawTerminal, Standing, standing},
     },
     memory::Memory,
@@ -36,7 +36,8 @@ pub struct Running {
     vcpus: Arc<Vcpus>,
     devices: Vec<DeviceEvents>,
     console: Arc<Console>,
-    serial: Arc<Mutex<SerialConsole<Stdout>>>,
+    serial: Arc<Mutex<Serial>>,
+    takes_input: bool,
     end: Arc<End>,
     kernel: PathBuf,
     interrupt: Interrupt,
@@ -50,7 +51,8 @@ pub(super) struct Parts {
     pub(super) devices: Vec<DeviceEvents>,
     pub(super) memory: Arc<Memory>,
     pub(super) console: Arc<Console>,
-    pub(super) serial: Arc<Mutex<SerialConsole<Stdout>>>,
+    pub(super) serial: Arc<Mutex<Serial>>,
+    pub(super) takes_input: bool,
     pub(super) end: Arc<End>,
     pub(super) kernel: PathBuf,
     pub(super) interrupt: Interrupt,
@@ -83,6 +85,7 @@ impl Running {
             devices: parts.devices,
             console: parts.console,
             serial: parts.serial,
+            takes_input: parts.takes_input,
             end: parts.end,
             kernel: parts.kernel,
             interrupt: parts.interrupt,
@@ -125,7 +128,8 @@ impl Running {
         for other in others {
             manager.add_subscriber(other);
         }
-        let terminal = self.take_input(&mut manager).map_err(LoopError::Failed)?;
+        let terminal =
+            if self.takes_input { self.take_input(&mut manager).map_err(LoopError::Failed)? } else { None };
         let mut watchdog = patience.map(Watchdog::new);
         let mut symbols = None;
         let ending = loop {

@@ -24,7 +24,10 @@ pub use event_loop::{Handle, LoopError, Running, Subscriber};
 pub use failure::GuestStopped;
 pub use vcpus::Whereabouts;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    io::Write,
+    sync::{Arc, Mutex},
+};
 
 use vm_device::{
     bus::{MmioAddress, MmioRange, PioAddress, PioRange},
@@ -63,7 +66,8 @@ pub struct MicroVm {
     vm: Vm,
     memory: Arc<Memory>,
     console: Arc<Console>,
-    serial: Arc<Mutex<SerialConsole<Stdout>>>,
+    serial: Arc<Mutex<Serial>>,
+    takes_input: bool,
     end: Arc<End>,
     buses: Buses,
     places: Vec<MmioDevice>,
@@ -72,16 +76,45 @@ pub struct MicroVm {
     interrupt: Interrupt,
 }
 
+/// The serial port, whose output goes where the microVM's maker wants it.
+type Serial = SerialConsole<Box<dyn Write + Send>>;
+
 /// The ports and the addresses of all devices. (Its type is not `Debug`.)
 struct Buses(IoManager);
 
 impl MicroVm {
-    /// Makes the VM with its RAM, interrupt controllers, serial port, keyboard controller and exit port. `interrupt` stops
-    /// the making, and later the run.
+    /// Makes the VM with its RAM, interrupt controllers, serial port, keyboard controller and exit port. Its console is this
+    /// process's standard input and output. `interrupt` stops the making, and later the run.
     ///
     /// # Errors
     /// [`MicroVmError`]; nothing is left behind.
     pub fn new(kvm: &Kvm, config: MicroVmConfig, interrupt: &Interrupt) -> Result<Self, MicroVmError> {
+        let end = End::new().map_err(MicroVmError::Threads)?;
+        let out = Box::new(Stdout::new(end.flag()));
+        Ok(Self { takes_input: true, ..Self::make(kvm, config, interrupt, end, out)? })
+    }
+
+    /// The same with a console that is written to `out`, and without input.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_output(
+        kvm: &Kvm,
+        config: MicroVmConfig,
+        interrupt: &Interrupt,
+        out: Box<dyn Write + Send>,
+    ) -> Result<Self, MicroVmError> {
+        let end = End::new().map_err(MicroVmError::Threads)?;
+        Self::make(kvm, config, interrupt, end, out)
+    }
+
+    fn make(
+        kvm: &Kvm,
+        config: MicroVmConfig,
+        interrupt: &Interrupt,
+        end: Arc<End>,
+        out: Box<dyn Write + Send>,
+    ) -> Result<Self, MicroVmError> {
         config.check_vcpus(kvm)?;
         let signal = StopSignal::install().map_err(MicroVmError::Threads)?;
         // Before the first fault: unhandled, the guest's touch of a poisoned page would end this process.
@@ -93,16 +126,16 @@ impl MicroVm {
             vm.add_memory(Arc::clone(ram))?;
         }
         vm.create_irqchip()?;
-        let end = End::new().map_err(MicroVmError::Threads)?;
         let console = Console::new().map_err(MicroVmError::Threads)?;
         vm.register_irqfd(console.interrupt(), SERIAL_GSI)?;
-        let serial = Arc::new(Mutex::new(SerialConsole::new(&console, Stdout::new(end.flag()))));
+        let serial = Arc::new(Mutex::new(SerialConsole::new(&console, out)));
         let mut this = Self {
             config,
             vm,
             memory: Arc::new(memory),
             console,
             serial,
+            takes_input: false,
             end,
             buses: Buses(IoManager::new()),
             places: Vec::new(),
@@ -191,6 +224,7 @@ impl MicroVm {
             memory: self.memory,
             console: self.console,
             serial: self.serial,
+            takes_input: self.takes_input,
             end: self.end,
             kernel: source.kernel.clone(),
             interrupt: self.interrupt,
