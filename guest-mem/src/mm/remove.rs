@@ -138,15 +138,16 @@ impl MemoryObject {
                 None => thread::yield_now(),
             }
         };
-        let unmapped = users.all.iter().enumerate().map(|(at, (mm, guest))| {
-            let Some(range) = mm.showing(&frames, *guest) else { return Ok(()) };
-            let reached = Invalidation::new(mm.reached_by(range), Event::Clear);
-            let announce = || mm.owner().invalidate_range_start(&users.windows, reached);
-            let _announced = (at == 0 || !planted::is(Bug::TellOnlyOwn)).then(announce);
-            mm.unmap(range, &|_, _| true)
-        });
-        // From all of them, also when one host refuses.
-        let unmapped = unmapped.fold(Ok(()), io::Result::and);
+        let mut reached = self.reached_by(&frames);
+        let unmapped = loop {
+            let unmapped = Self::unmap_from_all(&users, &reached);
+            // A fault that had found the range open may have made a huge page there.
+            let now = self.reached_by(&frames);
+            if unmapped.is_err() || now == reached {
+                break unmapped;
+            }
+            reached = now;
+        };
         let closed = (!planted::is(Bug::OpenFirst)).then_some(closed);
         let mut changed = Vec::new();
         let freed = self.free_in(&frames, &mut changed);
@@ -156,6 +157,29 @@ impl MemoryObject {
         drop(closed);
         let woken = if planted::is(Bug::NoWake) { Ok(()) } else { users.wake() };
         unmapped.and(woken).and(freed)
+    }
+
+    /// Takes the entries of all who show `frames` away, each of whom is told.
+    fn unmap_from_all(users: &Users<'_>, frames: &Range<Pfn>) -> io::Result<()> {
+        let unmapped = users.all.iter().enumerate().map(|(at, (mm, guest))| {
+            let Some(range) = mm.showing(frames, *guest) else { return Ok(()) };
+            let clear = Invalidation::new(mm.reached_by(range), Event::Clear);
+            let announce = || mm.owner().invalidate_range_start(&users.windows, clear);
+            let _announced = (at == 0 || !planted::is(Bug::TellOnlyOwn)).then(announce);
+            mm.unmap(range, &|_, _| true)
+        });
+        // From all of them, also when one host refuses.
+        unmapped.fold(Ok(()), io::Result::and)
+    }
+
+    /// `frames`, and at their ends the whole of a huge folio: nobody maps any of it while a part is zeroed.
+    fn reached_by(&self, frames: &Range<Pfn>) -> Range<Pfn> {
+        let is_huge =
+            |frame: Pfn| self.folios().find(frame.index()).is_some_and(|f| f.size() == PageSize::Huge);
+        let last = Pfn::from_bits(frames.end.bits() - 1);
+        let start = if is_huge(frames.start) { frames.start.block() } else { frames.start };
+        let end = if is_huge(last) { last.block().plus(BLOCK_PAGES) } else { frames.end };
+        start..end
     }
 
     /// Frees the folios that have frames in `frames`, which nobody maps, and zeroes the parts of those that reach beyond;

@@ -1,5 +1,8 @@
 //! Two address spaces that show one memory.
 
+mod history;
+mod naive;
+
 use std::sync::Mutex;
 
 use mmu_notifier::{Event, Invalidation, Subscriber, WouldBlock, sync::lock};
