@@ -1,4 +1,4 @@
-//! Threads that touch, pin, discard and change one address space, all of it at once.
+//! Threads that touch, pin, discard and change one address space, or two that share their memory, all of it at once.
 //!
 //! Each thread writes only to pages of its own, and only while it has them pinned. So whoever else touches their frames
 //! then, by zeroing, filling or reusing them, is caught by what they hold, or by ThreadSanitizer.
@@ -8,7 +8,8 @@ use std::thread;
 use super::*;
 use crate::{
     BLOCK_PAGES, FaultAround,
-    mm::{ChangeError, FaultError},
+    mm::{ChangeError, FaultError, SharedMemory},
+    pool::Commitment,
     vma::{HugePolicy, VmaChange, VmaFlags},
 };
 
@@ -69,7 +70,8 @@ impl Worker<'_> {
             match self.random.below(16) {
                 0..6 => self.touch(),
                 6..11 => self.use_page(self.number << 56 | round << 32),
-                11..14 => drop(self.mm.discard(self.random.part()).unwrap()),
+                11..13 => drop(self.mm.discard(self.random.part()).unwrap()),
+                13 => self.mm.dont_need(self.random.part()).unwrap(),
                 14 if round % 3 == 0 => drop(self.mm.shrink(self.random.below(64) * PAGE_SIZE)),
                 14 => drop(self.mm.dirty_pages(self.random.part(), round % 2 == 0).unwrap()),
                 _ => match self.mm.modify(self.random.part(), &self.random.change()) {
@@ -109,20 +111,27 @@ impl Worker<'_> {
     }
 }
 
-fn everything_at_once(huge: HugePolicy, filled: bool) {
-    let config = MmConfig {
+fn config(huge: HugePolicy, filler: Option<Arc<dyn Filler>>) -> MmConfig {
+    MmConfig {
         flags: VmaFlags { writable: true, huge, ..VmaFlags::default() },
         around: FaultAround { base_bytes: 4 * PAGE_SIZE, ..FaultAround::default() },
-        filler: filled.then(|| Arc::<Numbers>::default() as Arc<dyn Filler>),
+        filler,
         ..MmConfig::new(pages(0, COUNT))
-    };
-    let (mm, pool) = mm(&config);
+    }
+}
 
+fn numbers(filled: bool) -> Option<Arc<dyn Filler>> {
+    filled.then(|| Arc::<Numbers>::default() as Arc<dyn Filler>)
+}
+
+/// Has the threads work on `mms` in turn.
+fn work_on(mms: &[Arc<Mm>], filled: bool) {
     thread::scope(|scope| {
         let worker = |number| {
             let last = vec![0; usize::try_from(COUNT).unwrap()];
             let random = Random(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(number + 1));
-            Worker { mm: &mm, number, random, filled, last }
+            let mm = &mms[usize::try_from(number).unwrap() % mms.len()];
+            Worker { mm, number, random, filled, last }
         };
         let workers: Vec<_> = (0..THREADS)
             .map(|number| {
@@ -135,6 +144,12 @@ fn everything_at_once(huge: HugePolicy, filled: bool) {
             worker.join().unwrap();
         }
     });
+}
+
+fn everything_at_once(huge: HugePolicy, filled: bool) {
+    let (mm, pool) = mm(&config(huge, numbers(filled)));
+
+    work_on(std::slice::from_ref(&mm), filled);
 
     let mut frames = 0;
     for (gfn, entry) in mm.page_table().entries(mm.range()) {
@@ -161,6 +176,47 @@ fn no_frame_is_lost_or_used_twice_among_huge_pages() {
 #[test]
 fn no_frame_is_lost_or_used_twice_among_filled_pages() {
     everything_at_once(HugePolicy::Always, true);
+}
+
+/// As [`everything_at_once`], in two address spaces that share their memory.
+fn everything_at_once_in_two(huge: [HugePolicy; 2], filled: bool) {
+    let pool = FramePool::new(&PoolConfig::new(PoolMemory::Shmem, "8M".parse().unwrap())).unwrap();
+    let size = "6M".parse().unwrap();
+    let memory = SharedMemory::new(&pool, size, Commitment::Overcommitted, numbers(filled)).unwrap();
+    let mms = huge.map(|huge| Mm::modelled_on(&config(huge, None), &memory).unwrap());
+
+    work_on(&mms, filled);
+
+    let mut frames = 0;
+    for folio in pool.folios().in_use(0..pool.frames()) {
+        assert_eq!(folio.references(), folio.total_mapcount() + 1, "{folio:?}");
+        frames += folio.size().pages();
+    }
+    let mapped =
+        |mm: &Arc<Mm>| mm.page_table().entries(mm.range()).map(|(_, entry)| entry).collect::<Vec<_>>();
+    for entry in mms.iter().flat_map(mapped) {
+        assert!(entry.is_present() && pool.folios().find(entry.pfn().index()).is_some(), "{entry:?}");
+    }
+    assert_eq!(memory.report().used, frames);
+    assert_eq!(memory.remove(AddressRange::new(0, memory.bytes()).unwrap()).unwrap().pinned_bytes, 0);
+    assert_eq!(memory.report().used, 0);
+    drop((mms, memory));
+    pool.assert_all_free();
+}
+
+#[test]
+fn no_frame_is_lost_or_used_twice_among_base_pages_that_two_share() {
+    everything_at_once_in_two([HugePolicy::Never; 2], false);
+}
+
+#[test]
+fn no_frame_is_lost_or_used_twice_among_pages_that_are_huge_for_one() {
+    everything_at_once_in_two([HugePolicy::Always, HugePolicy::Never], false);
+}
+
+#[test]
+fn no_frame_is_lost_or_used_twice_among_filled_pages_that_two_share() {
+    everything_at_once_in_two([HugePolicy::Always; 2], true);
 }
 
 #[test]
