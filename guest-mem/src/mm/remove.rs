@@ -271,6 +271,8 @@ impl MemoryObject {
         let Some(_alone) = try_lock(&removals.alone) else { return busy(shrunk, &spare) };
         let closed = removals.close(block.clone());
         let Some(users) = self.range_of(block).and_then(|shown| Users::of(self.mapping(), shown)) else {
+            drop(closed);
+            self.wake_closed(block);
             return busy(shrunk, &spare);
         };
         for (mm, guest) in &users.all {
@@ -301,6 +303,13 @@ impl MemoryObject {
             log::error!("whoever waits for a page of {block:?} was not woken: {error}");
         }
         shrunk
+    }
+
+    /// Wakes whoever was left alone while `block` was closed, of those who do not end.
+    fn wake_closed(&self, block: &Range<Pfn>) {
+        if let Err(error) = self.wake(block) {
+            log::error!("whoever waits for a page of {block:?} was not woken: {error}");
+        }
     }
 
     /// Frees those of `spare`, which nobody maps any more, that still nobody would miss.

@@ -8,6 +8,7 @@ mod partial;
 mod rules;
 mod sharing;
 mod threads;
+mod wakes;
 
 use std::{
     io,
