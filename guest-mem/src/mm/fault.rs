@@ -16,7 +16,10 @@ use std::{
 
 use mmu_notifier::sync::lock;
 
-use super::{FaultError, FaultReason, InstallError, Mm, Scratch, fill::Fill};
+use super::{
+    FaultError, FaultReason, InstallError, Mm, Scratch,
+    fill::{Extent, Fill},
+};
 use crate::{
     BLOCK_SIZE, Gfn, PageSize, host,
     pgtable::{EntryFlags, PtGuard, SlotState},
@@ -75,23 +78,24 @@ pub(crate) fn resolve<M: Deref<Target = Mm>>(
     cause: Cause,
     scratch: &mut Scratch,
 ) -> Option<Result<Resolved, FaultError>> {
-    let (mut may_be_huge, mut may_shrink) = (true, true);
+    let (mut most, mut may_shrink) = (Extent::Huge, true);
     loop {
-        let mut size = PageSize::Base;
-        let begun = mm()?.begin_fault(gfn, cause, may_be_huge);
+        let mut filled = Extent::Page;
+        let begun = mm()?.begin_fault(gfn, cause, most);
         let result = match begun {
             Ok(Begun::Over(resolved)) => Ok(resolved),
             Ok(Begun::Filling(fill)) => {
-                size = fill.size();
+                filled = fill.extent();
                 fill.run(&mm, scratch)?
             }
             Err(error) => Err(error),
         };
         let mm = mm()?;
         if matches!(result, Err(FaultError::NoFrame { .. })) {
-            if size == PageSize::Huge && mm.has_base_frames() {
-                mm.counts.add(FaultReason::HugeFallback, 1);
-                may_be_huge = false;
+            // There may be fewer.
+            if let Some(less) = filled.less(&mm) {
+                mm.counts.add(FaultReason::HugeFallback, u64::from(filled == Extent::Huge));
+                most = less;
                 continue;
             }
             // No lock is held here.
@@ -147,22 +151,22 @@ impl Mm {
         }
     }
 
-    fn begin_fault(&self, gfn: Gfn, cause: Cause, may_be_huge: bool) -> Result<Begun, FaultError> {
+    fn begin_fault(&self, gfn: Gfn, cause: Cause, most: Extent) -> Result<Begun, FaultError> {
         for _ in 0..TRIES {
             match self.attempt(gfn, cause)? {
                 // No lock is held.
                 Step::Mapped(pages) => return self.wake(gfn, self.offsets(&pages)).map(Begun::Over),
                 Step::Left => return Ok(Begun::Over(Resolved::Left)),
                 Step::Again(reason) => self.counts.add(reason, 1),
-                Step::Fill(spec) => return self.begin_fill(gfn, &spec, may_be_huge),
+                Step::Fill(spec) => return self.begin_fill(gfn, &spec, most),
             }
         }
         self.counts.add(FaultReason::GaveUp, 1);
         Err(FaultError::Contended { gfn })
     }
 
-    fn begin_fill(&self, gfn: Gfn, vma: &VmaSpec, may_be_huge: bool) -> Result<Begun, FaultError> {
-        match Fill::begin(self, gfn, vma, may_be_huge) {
+    fn begin_fill(&self, gfn: Gfn, vma: &VmaSpec, most: Extent) -> Result<Begun, FaultError> {
+        match Fill::begin(self, gfn, vma, most) {
             Ok(fill) => Ok(Begun::Filling(fill)),
             Err(not_begun) => not_begun.map(Begun::Over),
         }

@@ -87,6 +87,14 @@ pub(super) struct Fill {
     offset: u64,
 }
 
+/// How much is filled at a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    Huge,
+    Window,
+    Page,
+}
+
 /// Why a fill came to nothing.
 enum Unfilled {
     /// It was given up while its filler ran.
@@ -101,24 +109,35 @@ impl From<FaultError> for Unfilled {
     }
 }
 
+impl Extent {
+    /// What there may be frames for in `mm` where there are none for this.
+    pub(super) fn less(self, mm: &Mm) -> Option<Self> {
+        match self {
+            Self::Huge => mm.has_base_frames().then_some(Self::Window),
+            Self::Window => Some(Self::Page),
+            Self::Page => None,
+        }
+    }
+}
+
 impl Fill {
-    /// Begins to fill the page of `gfn`, with its window or, if it may be, its whole huge page. What came of the fault if
-    /// it is not for this thread to fill it.
+    /// Begins to fill the page of `gfn`, with its window or its whole huge page, if that may be and is not more than `most`.
+    /// What came of the fault if it is not for this thread to fill it.
     pub(super) fn begin(
         mm: &Mm,
         gfn: Gfn,
         vma: &VmaSpec,
-        may_be_huge: bool,
+        most: Extent,
     ) -> Result<Self, Result<Resolved, FaultError>> {
         let Some(filler) = mm.object.filler().cloned() else {
             return Err(Err(FaultError::Contended { gfn }));
         };
         let block = Mm::pages_of(gfn, PageSize::Huge);
-        let huge = may_be_huge && Mm::may_be_huge(vma, gfn) && mm.is_empty_now(&block, PageSize::Huge);
-        let (pages, size) = if huge {
-            (block, PageSize::Huge)
-        } else {
-            (mm.empty_run(mm.window(vma, gfn).0, gfn), PageSize::Base)
+        let fits_huge = || Mm::may_be_huge(vma, gfn) && mm.is_empty_now(&block, PageSize::Huge);
+        let (pages, size) = match most {
+            Extent::Huge if fits_huge() => (block, PageSize::Huge),
+            Extent::Huge | Extent::Window => (mm.empty_run(mm.window(vma, gfn).0, gfn), PageSize::Base),
+            Extent::Page => (gfn..gfn.plus(1), PageSize::Base),
         };
         let Some(ticket) = mm.object.fills.begin(mm.id, mm.frames(&pages)) else {
             // Whoever fills it wakes in the end.
@@ -135,9 +154,15 @@ impl Fill {
         Ok(Self { ticket, gfn, pages, size, filler, offset })
     }
 
-    /// What it is to be mapped by.
-    pub(super) const fn size(&self) -> PageSize {
-        self.size
+    /// How much is filled.
+    pub(super) fn extent(&self) -> Extent {
+        match self.size {
+            PageSize::Huge => Extent::Huge,
+            PageSize::Base if self.pages.end == self.gfn.plus(1) && self.pages.start == self.gfn => {
+                Extent::Page
+            }
+            PageSize::Base => Extent::Window,
+        }
     }
 
     /// Has it filled and mapped, and whoever waits woken. None if the address space, which `mm` finds, has ended.

@@ -146,8 +146,10 @@ impl Mm {
         let asked = Gfn::of(range.start()).max(block.start)..Gfn::of(range.end()).min(block.end);
         let is_part = self.pool().memory() == PoolMemory::Hugetlb && asked != block;
         let shared = self.object.is_shared();
+        let tracked = if shared { Vec::new() } else { self.tracked_in(range) };
         let mut result = Ok(());
         for pages in self.stuck.take(if is_part { &block } else { &asked }) {
+            self.note_changed(&tracked, if is_part { &asked } else { &pages });
             if is_part && !shared {
                 result = result.and(self.pool().zero(self.frames(&asked)).map_err(io::Error::other));
                 self.stuck.push(pages);

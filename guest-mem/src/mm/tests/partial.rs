@@ -223,7 +223,11 @@ fn what_is_stuck_is_written_as_far_as_anybody_knows() {
 
     mm.enter_all_stuck();
 
-    assert_eq!(mm.dirty_pages(mm.range(), false).unwrap(), [gfn(7)]);
+    assert_eq!(mm.dirty_pages(mm.range(), true).unwrap(), [gfn(7)]);
+    host.plan(&[Plan::Panic(1)]);
+    catch_unwind(AssertUnwindSafe(|| touch(&mm, 40))).unwrap_err();
+    mm.discard(mm.range()).unwrap();
+    assert_eq!(mm.dirty_pages(mm.range(), true).unwrap(), [gfn(7), gfn(40)]);
     end(mm, &host);
 }
 
@@ -286,5 +290,18 @@ fn a_page_that_is_stuck_keeps_nobody_from_the_others_of_its_huge_page() {
     access(&mm, &host, 0);
     touch(&mm, 0).unwrap();
     assert_kept(&mm, &host, 0..BLOCK_PAGES);
+    end(mm, &host);
+}
+
+#[test]
+fn where_there_are_not_frames_for_a_window_there_may_be_for_the_page() {
+    let (mm, host) = mm_on_faulty(&filled(huge()), Some(20));
+
+    for page in [3, 20, 21, 22, 23] {
+        touch(&mm, page).unwrap();
+    }
+
+    assert_eq!(mm.stretch().report().used, 20);
+    assert!(matches!(touch(&mm, 24), Err(FaultError::NoFrame { .. })));
     end(mm, &host);
 }
