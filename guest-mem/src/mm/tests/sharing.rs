@@ -1,5 +1,6 @@
 //! Two address spaces that show one memory.
 
+mod filled;
 mod history;
 mod naive;
 
@@ -323,34 +324,6 @@ fn whoever_tracks_writes_is_told_of_its_own_and_of_what_is_removed() {
 
     assert_eq!(shared.mms[1].dirty_pages(pages(0, COUNT), true).unwrap(), [gfn(2), gfn(3)]);
     assert_eq!(shared.mms[1].dirty_pages(pages(0, COUNT), true).unwrap(), []);
-    shared.end();
-}
-
-#[test]
-fn a_page_is_filled_once_for_both_and_goes_in_a_shrink_until_one_writes() {
-    let filler = Arc::<Numbers>::default();
-    let shared = Shared::new(PoolMemory::Shmem, Some(filler.clone()), [HugePolicy::Never; 2]);
-    for mm in &shared.mms {
-        mm.modify(pages(0, COUNT), &VmaChange::Writable(false)).unwrap();
-    }
-    let read_through = |mm: usize, page: u64| {
-        shared.mms[mm].touch(gfn(page).address(), false).unwrap();
-        read(&shared.mms[mm], gfn(page))
-    };
-    assert_eq!([1, 2].map(|page| read_through(0, page)), [[2; 2], [3; 2]]);
-    filler.fails.store(true, Relaxed);
-    assert_eq!([1, 2].map(|page| read_through(1, page)), [[2; 2], [3; 2]], "not filled again");
-
-    // What one may have written stays, also when its entry has gone.
-    shared.mms[1].modify(pages(2, 1), &VmaChange::Writable(true)).unwrap();
-    shared.touch(1, 2);
-    shared.mms[1].dont_need(pages(2, 1)).unwrap();
-    let shrunk = shared.mms[0].shrink(u64::MAX);
-
-    let expected = Shrunk { freed_bytes: PAGE_SIZE, needed_bytes: PAGE_SIZE, ..Shrunk::default() };
-    assert_eq!((shrunk, shared.used()), (expected, 1));
-    filler.fails.store(false, Relaxed);
-    assert_eq!([1, 2].map(|page| read_through(1, page)), [[2; 2], [3; 2]]);
     shared.end();
 }
 

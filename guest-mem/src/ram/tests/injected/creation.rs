@@ -49,6 +49,41 @@ fn making_works_or_leaves_nothing_whichever_call_fails() {
     });
 }
 
+#[test]
+fn sharing_works_or_leaves_nothing_whichever_call_fails() {
+    alone("creation::sharing_works_or_leaves_nothing_whichever_call_fails", || {
+        for_each_backing(|backing| {
+            let config = ManagedConfig { shared: true, stock: Stock::None, ..ManagedConfig::default() };
+            let first = make(backing.clone(), config, &Injector::none()).unwrap();
+            fill(&first, first.range(), 5);
+            let size = ByteSize::new(SIZE).unwrap();
+            let share = |injector: &Injector| {
+                first.share_unless_injected(&GuestRamConfig::new(size, backing.clone()), injector)
+            };
+            use_up(share(&Injector::none()));
+            let counting = Injector::armable();
+            let before = Holdings::now();
+            use_up(share(&counting));
+            before.assert_left("nothing failed");
+
+            for operation in CALLS {
+                let calls = counting.calls(operation).min(4);
+                for (nth, &errno) in
+                    (1..=calls).flat_map(|nth| operation.errnos().iter().map(move |errno| (nth, errno)))
+                {
+                    let injector = Injector::armable();
+                    injector.fail_nth(operation, nth, errno);
+
+                    use_up(share(&injector));
+
+                    before.assert_left(&format!("{operation:?} {nth} failed with {errno} of {backing}"));
+                }
+            }
+            assert_filled(&first, first.range(), 7);
+        });
+    });
+}
+
 /// Touches all of what was made, or looks at why nothing was.
 #[track_caller]
 fn use_up(made: Result<GuestRam, CreateRamError>) {
