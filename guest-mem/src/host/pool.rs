@@ -108,13 +108,14 @@ impl FrameStore for DirectMap {
         })
     }
 
-    /// The kernel gives small pages where it has no huge one, and says so nowhere but in a page table.
+    /// The kernel gives small pages where it has no huge one, and says so nowhere but in a page table, which one before 6.7
+    /// does not show.
     fn is_huge(&self, bytes: Range<u64>) -> bool {
         let Some(pagemap) = &self.pagemap else { return true };
         let seen = |mapping: &Mapping, bytes: &Range<u64>| {
             let start = mapping.address() as u64;
             let block = start + bytes.start..start + bytes.end;
-            pagemap.first_run(block.clone(), Category::Huge).is_ok_and(|huge| huge == block)
+            pagemap.first_run(block.clone(), Category::Huge).map_or(true, |huge| huge == block)
         };
         if seen(&self.mapping, &bytes) {
             return true;

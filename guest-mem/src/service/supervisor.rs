@@ -57,11 +57,11 @@ impl Shared {
                 lost.give_up(fill);
             }
         }
+        lost.unresolved().for_each(|address| self.wake(address));
         if lost.is_dead() {
-            // What it had the host map, and did not enter.
+            // What it had the host map, and did not enter: no fault may ever come there.
             self.mm.enter_all_stuck();
         }
-        lost.unresolved().for_each(|address| self.wake(address));
         (!lost.is_dead()).then_some(lost)
     }
 
