@@ -70,7 +70,11 @@ impl Operations for RunningVm {
     }
 
     fn send_ctrl_alt_del(&mut self) -> Result<(), OperationError> {
-        let why = "SendCtrlAltDel: this microVM has no keyboard; have the guest power off, or end the process by SIGTERM";
+        if self.handle.press_ctrl_alt_del() {
+            return Ok(());
+        }
+        let why = "SendCtrlAltDel: the guest has no driver for its keyboard (i8042, atkbd); have it power off, or end \
+                   the process by SIGTERM";
         Err(OperationError::Unsupported(why.to_owned()))
     }
 

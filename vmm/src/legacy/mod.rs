@@ -1,4 +1,4 @@
-//! The few devices of a PC that a microVM has: a serial port as its console, the keyboard controller's reset line, and a port
+//! The few devices of a PC that a microVM has: a serial port as its console, a keyboard controller with the line that resets the CPU, and a port
 //! with which a guest ends and says with what status.
 //!
 //! Each is a [`MutDevicePio`](vm_device::MutDevicePio) of byte-wide registers. None knows KVM: the serial port interrupts
@@ -12,7 +12,7 @@ pub mod terminal;
 
 pub use exit_port::{EXIT_PORT, ExitPort};
 pub use input::{Escape, Input, Typed};
-pub use keyboard::{KEYBOARD_PORTS, Keyboard};
+pub use keyboard::{KEYBOARD_GSI, KEYBOARD_PORTS, Keyboard};
 pub use serial::{Console, SERIAL_GSI, SERIAL_PORTS, SerialConsole, Stdout};
 
 /// What a device of this module does when the guest writes what ends it: called once or more, on the vCPU's thread.

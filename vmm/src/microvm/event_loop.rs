@@ -4,7 +4,7 @@ use std::{
     io,
     os::fd::{AsRawFd, RawFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,7 +16,7 @@ use crate::{
     interrupt::Interrupt,
     kvm::Vm,
     legacy::{
-        Console, Input,
+        Console, Input, Keyboard,
         terminal::{RawTerminal, Standing, standing},
     },
     memory::Memory,
@@ -38,6 +38,7 @@ pub struct Running {
     console: Arc<Console>,
     serial: Arc<Mutex<Serial>>,
     takes_input: bool,
+    keyboard: Arc<Mutex<Keyboard>>,
     end: Arc<End>,
     kernel: PathBuf,
     interrupt: Interrupt,
@@ -53,6 +54,7 @@ pub(super) struct Parts {
     pub(super) console: Arc<Console>,
     pub(super) serial: Arc<Mutex<Serial>>,
     pub(super) takes_input: bool,
+    pub(super) keyboard: Arc<Mutex<Keyboard>>,
     pub(super) end: Arc<End>,
     pub(super) kernel: PathBuf,
     pub(super) interrupt: Interrupt,
@@ -63,6 +65,7 @@ pub(super) struct Parts {
 #[derive(Clone, Debug)]
 pub struct Handle {
     vcpus: Arc<Vcpus>,
+    keyboard: Arc<Mutex<Keyboard>>,
     end: Arc<End>,
     memory: Arc<Memory>,
 }
@@ -86,6 +89,7 @@ impl Running {
             console: parts.console,
             serial: parts.serial,
             takes_input: parts.takes_input,
+            keyboard: parts.keyboard,
             end: parts.end,
             kernel: parts.kernel,
             interrupt: parts.interrupt,
@@ -97,8 +101,12 @@ impl Running {
     /// What other threads ask with.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        let (vcpus, end, memory) = (&self.vcpus, &self.end, &self.memory);
-        Handle { vcpus: Arc::clone(vcpus), end: Arc::clone(end), memory: Arc::clone(memory) }
+        Handle {
+            vcpus: Arc::clone(&self.vcpus),
+            keyboard: Arc::clone(&self.keyboard),
+            end: Arc::clone(&self.end),
+            memory: Arc::clone(&self.memory),
+        }
     }
 
     /// The kernel that it was started with.
@@ -186,6 +194,12 @@ impl Handle {
     /// Lets paused vCPUs go on.
     pub fn resume(&self) {
         self.vcpus.resume();
+    }
+
+    /// Presses Ctrl, Alt and Del. Returns whether the guest listens to its keyboard.
+    #[must_use]
+    pub fn press_ctrl_alt_del(&self) -> bool {
+        self.keyboard.lock().unwrap_or_else(PoisonError::into_inner).press_ctrl_alt_del()
     }
 
     /// Ends the guest where it is.

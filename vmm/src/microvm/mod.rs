@@ -39,8 +39,8 @@ use crate::{
     interrupt::Interrupt,
     kvm::{Kvm, StopSignal, Vm, handle_poison},
     legacy::{
-        Console, EXIT_PORT, ExitPort, KEYBOARD_PORTS, Keyboard, SERIAL_GSI, SERIAL_PORTS, SerialConsole,
-        Stdout,
+        Console, EXIT_PORT, ExitPort, KEYBOARD_GSI, KEYBOARD_PORTS, Keyboard, SERIAL_GSI, SERIAL_PORTS,
+        SerialConsole, Stdout,
     },
     memory::Memory,
     virtio::{
@@ -68,6 +68,7 @@ pub struct MicroVm {
     console: Arc<Console>,
     serial: Arc<Mutex<Serial>>,
     takes_input: bool,
+    keyboard: Arc<Mutex<Keyboard>>,
     end: Arc<End>,
     buses: Buses,
     places: Vec<MmioDevice>,
@@ -129,6 +130,10 @@ impl MicroVm {
         let console = Console::new().map_err(MicroVmError::Threads)?;
         vm.register_irqfd(console.interrupt(), SERIAL_GSI)?;
         let serial = Arc::new(Mutex::new(SerialConsole::new(&console, out)));
+        let reset = Arc::clone(&end);
+        let keyboard =
+            Keyboard::new(Box::new(move |_| reset.set(Ending::Reset))).map_err(MicroVmError::Threads)?;
+        vm.register_irqfd(keyboard.interrupt(), KEYBOARD_GSI)?;
         let mut this = Self {
             config,
             vm,
@@ -136,6 +141,7 @@ impl MicroVm {
             console,
             serial,
             takes_input: false,
+            keyboard: Arc::new(Mutex::new(keyboard)),
             end,
             buses: Buses(IoManager::new()),
             places: Vec::new(),
@@ -148,12 +154,9 @@ impl MicroVm {
     }
 
     fn add_legacy(&mut self) {
-        let end_with = |ending: fn(u8) -> Ending| {
-            let end = Arc::clone(&self.end);
-            Box::new(move |status| end.set(ending(status)))
-        };
-        let exit_port = ExitPort::new(end_with(Ending::Exited));
-        let keyboard = Keyboard::new(end_with(|_| Ending::Reset));
+        let end = Arc::clone(&self.end);
+        let exit_port = ExitPort::new(Box::new(move |status| end.set(Ending::Exited(status))));
+        let keyboard = Arc::clone(&self.keyboard);
         let serial = Arc::clone(&self.serial);
         let buses = &mut self.buses.0;
         let mut add = |(first, count), device| {
@@ -163,7 +166,7 @@ impl MicroVm {
             debug_assert!(added.is_ok(), "two devices share a port");
         };
         add(SERIAL_PORTS, serial);
-        add(KEYBOARD_PORTS, Arc::new(Mutex::new(keyboard)));
+        add(KEYBOARD_PORTS, keyboard);
         add((EXIT_PORT, 1), Arc::new(Mutex::new(exit_port)));
     }
 
@@ -225,6 +228,7 @@ impl MicroVm {
             console: self.console,
             serial: self.serial,
             takes_input: self.takes_input,
+            keyboard: self.keyboard,
             end: self.end,
             kernel: source.kernel.clone(),
             interrupt: self.interrupt,
