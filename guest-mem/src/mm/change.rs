@@ -214,6 +214,10 @@ impl Mm {
                 self.install.protect(self.offsets(&pages), protect)?;
             }
             pt.update(gfn, set, clear);
+            if *change == VmaChange::DirtyTracked(true) && self.is_pinned(entry) {
+                // A device may write it yet, and raises no fault.
+                pt.update(gfn, EntryFlags::DIRTY, EntryFlags::EMPTY);
+            }
         }
         Ok(())
     }

@@ -54,7 +54,7 @@ impl Run<'_> {
                 let outcome = self.mm.modify(range, change);
                 prop_assert_eq!(outcome.is_ok(), allowed, "{:?}", outcome);
                 if allowed {
-                    self.naive.modify(range, change);
+                    self.naive.modify(range, change, is_pinned(&self.pins));
                 }
             }
             Step::Dirty(start, count, clear) => {

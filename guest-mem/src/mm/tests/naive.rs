@@ -228,8 +228,14 @@ impl Naive {
         self.pages.iter().filter(|page| page.charged).count() as u64
     }
 
-    pub(super) fn modify(&mut self, range: AddressRange, change: &VmaChange) {
+    pub(super) fn modify(
+        &mut self,
+        range: AddressRange,
+        change: &VmaChange,
+        is_pinned: impl Fn(u64) -> bool,
+    ) {
         for page in Self::of(range) {
+            let pinned = self.entry(page).any(&is_pinned);
             let page = self.page_mut(page);
             match change {
                 VmaChange::Writable(true) => page.charged = true,
@@ -239,7 +245,7 @@ impl Naive {
             if let Some(mapped) = &mut page.mapped {
                 match change {
                     VmaChange::Writable(on) => mapped.write = *on,
-                    VmaChange::DirtyTracked(true) => (mapped.wp, mapped.dirty) = (true, false),
+                    VmaChange::DirtyTracked(true) => (mapped.wp, mapped.dirty) = (true, pinned),
                     VmaChange::DirtyTracked(false) => mapped.wp = false,
                     _ => {}
                 }

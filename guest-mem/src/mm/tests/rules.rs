@@ -117,6 +117,22 @@ fn no_dirty_page_is_forgotten_when_the_host_does_not_protect_all() {
 }
 
 #[test]
+fn what_a_device_may_write_already_is_dirty_from_the_start() {
+    let mut config = tracked(4);
+    config.flags.dirty_tracked = false;
+    let (mm, _pool) = mm(&config);
+    mm.touch(gfn(1).address(), true).unwrap();
+    mm.touch(gfn(2).address(), true).unwrap();
+    let pin = mm.page_table().pin(pages(1, 1), true, mm.folios()).unwrap();
+
+    mm.modify(mm.range(), &VmaChange::DirtyTracked(true)).unwrap();
+    write(&mm, gfn(1), 7);
+    drop(pin);
+
+    assert_eq!(mm.dirty_pages(mm.range(), true).unwrap(), [gfn(1)]);
+}
+
+#[test]
 fn what_a_device_may_still_write_stays_dirty() {
     let (mm, _pool) = mm(&tracked(4));
     mm.touch(gfn(1).address(), true).unwrap();
