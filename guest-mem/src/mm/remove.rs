@@ -62,6 +62,9 @@ enum UnmapError {
     /// A subscriber would have to sleep.
     #[error(transparent)]
     Refused(#[from] mmu_notifier::Refused),
+    /// It takes them away itself.
+    #[error("an address space that shows them ends")]
+    Ending,
     #[error("the host does not take its entries back")]
     Host(#[from] io::Error),
 }
@@ -259,50 +262,53 @@ impl MemoryObject {
     /// Takes the folios of one block away that nobody would miss.
     fn shrink_block(&self, removals: &Removals, block: &Range<Pfn>) -> Shrunk {
         let mut shrunk = Shrunk::default();
+        let Some(_alone) = try_lock(&removals.alone) else {
+            shrunk.busy_bytes = (block.end.index() - block.start.index()) * PAGE_SIZE;
+            return shrunk;
+        };
         let looked_at = self.folios().in_use(block.start.index()..block.end.index());
         let mut spare: Vec<_> = looked_at.filter(|folio| self.look_at(*folio, &mut shrunk)).collect();
-        let busy = |mut shrunk: Shrunk, spare: &[FolioBorrow<'_>]| {
-            shrunk.busy_bytes += spare.iter().map(|folio| folio.size().bytes()).sum::<u64>();
-            shrunk
-        };
         if spare.is_empty() {
             return shrunk;
         }
-        let Some(_alone) = try_lock(&removals.alone) else { return busy(shrunk, &spare) };
         let closed = removals.close(block.clone());
-        let Some(users) = self.range_of(block).and_then(|shown| Users::of(self.mapping(), shown)) else {
-            drop(closed);
-            self.wake_closed(block);
-            return busy(shrunk, &spare);
-        };
+        match self.unmap_spare(block, &mut spare, &mut shrunk) {
+            Ok(()) => self.free_spare(&spare, &mut shrunk),
+            Err(error) => {
+                log::debug!("no spare frame of {block:?} is taken: {error}");
+                shrunk.busy_bytes += spare.iter().map(|folio| folio.size().bytes()).sum::<u64>();
+            }
+        }
+        drop(closed);
+        self.wake_closed(block);
+        shrunk
+    }
+
+    /// Takes the entries of `spare`, all of one block, away from everybody. What somebody would miss is counted, and is
+    /// spare no more.
+    fn unmap_spare(
+        &self,
+        block: &Range<Pfn>,
+        spare: &mut Vec<FolioBorrow<'_>>,
+        shrunk: &mut Shrunk,
+    ) -> Result<(), UnmapError> {
+        let users = self.range_of(block).and_then(|shown| Users::of(self.mapping(), shown));
+        let users = users.ok_or(UnmapError::Ending)?;
         for (mm, guest) in &users.all {
             let missed = mm.page_table().entries(*guest).filter(|&(gfn, entry)| mm.would_miss(gfn, entry));
             for (gfn, _) in missed {
-                if let Some(at) = position(&spare, mm.frame(gfn)) {
+                if let Some(at) = position(spare, mm.frame(gfn)) {
                     shrunk.needed_bytes += spare.remove(at).size().bytes();
                 }
             }
         }
         let goes =
-            |mm: &Mm, gfn, entry| position(&spare, mm.frame(gfn)).is_some() && !mm.would_miss(gfn, entry);
-        let unmapped = users.all.iter().try_for_each(|(mm, guest)| {
+            |mm: &Mm, gfn, entry| position(spare, mm.frame(gfn)).is_some() && !mm.would_miss(gfn, entry);
+        users.all.iter().filter(|_| !spare.is_empty()).try_for_each(|(mm, guest)| {
             let clear = Invalidation::new(*guest, Event::Clear);
             let _announced = mm.owner().invalidate_range_start_nonblock(&users.windows, clear)?;
             Ok(mm.unmap(*guest, &|gfn, entry| goes(mm, gfn, entry))?)
-        });
-        match unmapped {
-            Ok(()) => self.free_spare(&spare, &mut shrunk),
-            Err(UnmapError::Refused(_)) => shrunk = busy(shrunk, &spare),
-            Err(error) => {
-                log::warn!("not all of {block:?} was looked at for spare frames: {error}");
-                shrunk = busy(shrunk, &spare);
-            }
-        }
-        drop(closed);
-        if let Err(error) = users.wake() {
-            log::error!("whoever waits for a page of {block:?} was not woken: {error}");
-        }
-        shrunk
+        })
     }
 
     /// Wakes whoever was left alone while `block` was closed, of those who do not end.
