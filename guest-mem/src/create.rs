@@ -215,36 +215,7 @@ impl GuestRam {
         Self::of_managed(config, range, mapping, managed)
     }
 
-    /// Makes RAM that shares the memory of this one: what a guest writes to one is what is read in the other, page by page
-    /// from the start. Each has a window, a memory manager and threads of its own, and ends by itself.
-    ///
-    /// This one is managed, and was made to be [shared](crate::ManagedConfig::shared). `config` asks for as much of the
-    /// same backing; where the first content comes from, and how much is zeroed ahead, was said when this one was made.
-    ///
-    /// # Errors
-    /// [`CreateRamError`]; nothing is left behind.
-    pub fn share(&self, config: &GuestRamConfig) -> Result<Self, CreateRamError> {
-        self.share_unless_injected(config, &Injector::none())
-    }
-
-    pub(crate) fn share_unless_injected(
-        &self,
-        config: &GuestRamConfig,
-        injector: &Injector,
-    ) -> Result<Self, CreateRamError> {
-        let Resolver::Underlay(managed) = &self.resolver else {
-            return Err(ManagedError::NotShared.into());
-        };
-        let (backing, size) = (self.backing.clone(), self.size);
-        if config.backing != backing || config.size != size {
-            return Err(ManagedError::Unlike { size, backing }.into());
-        }
-        let range = AddressRange::new(config.guest_base.0, size.bytes())?;
-        let (mapping, managed) = Managed::share(managed, &backing, size, range, &config.managed, injector)?;
-        Self::of_managed(config, range, mapping, managed)
-    }
-
-    fn of_managed(
+    pub(crate) fn of_managed(
         config: &GuestRamConfig,
         range: AddressRange,
         mapping: Arc<Mapping>,

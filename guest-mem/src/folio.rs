@@ -26,7 +26,8 @@
 //! ```
 //!
 //! Every page-table entry owns exactly one reference and one mapcount, so a folio with more references than mapcounts
-//! is in use by somebody else (a pin is that: one more reference), and freezing it with its mapcount fails.
+//! is in use by somebody else (a pin is that: one more reference), and freezing it with its mapcount fails. Memory that
+//! several address spaces share has one reference of its own to each of its folios, mapped or not.
 //!
 //! **Mapcounts** of a huge folio are a count of huge mappings and one of each page's; [`FolioBorrow::mapcount`] is
 //! their sum. They are read without a lock, through a sequence count that is described in `folio/mapcount.rs`.

@@ -51,6 +51,7 @@ mod region;
 mod report;
 pub mod rmap;
 mod service;
+mod share;
 mod shared_hugetlb;
 mod size;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Pages whose first content a [`Filler`](super::Filler) supplies.
+//! Pages whose first content a [`Filler`] supplies.
 //!
 //! The filler runs with no lock held, and writes a buffer of its handler's. Not even the address space is held: one that
 //! never returns keeps its own thread, and no guest's memory. What it wrote is copied to the frame and mapped in one
