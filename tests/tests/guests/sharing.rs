@@ -155,7 +155,7 @@ fn taken_away_meanwhile(backing: &Backing) {
     let [mut one, other] = pair(backing, 2);
     let rams = [&one, &other].map(|machine| machine.ram().clone());
     run(&mut one, words(Op::Fill, 0, HALF, 3));
-    let passes = if backing.is_hugetlb() { 400 } else { 20 };
+    let passes = if backing.is_hugetlb() { 100 } else { 4 };
     let writes = Command { passes, ..touches(Access::ReadWrite, HALF, HALF) };
     let guests = [one, other].map(|mut machine| {
         thread::spawn(move || {
