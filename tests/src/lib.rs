@@ -4,9 +4,13 @@
 //! is skipped, which the runner shows and counts as `ignored`, and [`Suite::run`] says why at the end.
 
 mod command;
+mod linux;
 mod needs;
+mod python;
 mod suite;
 
 pub use command::{Finished, underlay, underlay_path};
+pub use linux::{Linux, Turn};
 pub use needs::{Need, huge_pages};
+pub use python::PythonPackage;
 pub use suite::Suite;

@@ -5,6 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::PythonPackage;
 use guest_mem::{Backing, ByteSize, HostSettings, HugePageSize, MemoryCall};
 use vmm::{
     host::managed_faults,
@@ -36,6 +37,10 @@ pub enum Need {
     ManagedFaults,
     /// KVM guests with pages of 1 GiB.
     GigabyteGuestPages,
+    /// The kernel and the initrd of the test guest, built.
+    Linux,
+    /// A package of PyPI, installed now if need be.
+    Python(PythonPackage),
     /// A program of this name.
     Program(&'static str),
 }
@@ -74,6 +79,8 @@ impl Need {
                 .has_gigabyte_pages()
                 .then_some(())
                 .ok_or("KVM offers its guests no 1 GiB pages".to_owned()),
+            Self::Linux => crate::Linux::built().map(|_| ()),
+            Self::Python(package) => package.install(),
             Self::Program(name) => Command::new(name)
                 .arg("--version")
                 .stdout(Stdio::null())

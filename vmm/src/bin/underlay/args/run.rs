@@ -106,3 +106,13 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
         _ => Err("must be more than 0 seconds".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_that_of_the_api() {
+        assert!(VERSION.ends_with(&format!("Firecracker v{}", vmm::api::FIRECRACKER_VERSION)));
+    }
+}
