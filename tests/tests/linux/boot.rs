@@ -1,0 +1,104 @@
+//! Linux boots to its init on every backing, and scripts see its status.
+
+use std::fs::File;
+
+use guest_mem::{Backing, HugePageSize};
+use underlay_tests::{Finished, Linux, Need, Suite, Turn, huge_pages, underlay};
+
+use super::support::M;
+
+/// Guest RAM: the kernel, its tables, and room for what the init fills.
+const BYTES: u64 = 64 * M;
+
+pub(crate) fn add_to(suite: &mut Suite) {
+    let pages_of_2m = Need::HugePages(HugePageSize::Mb2, BYTES / (2 * M));
+    for (backing, need) in [
+        (Backing::Anonymous, None),
+        (Backing::AnonymousThp, Some(Need::Thp)),
+        (Backing::AnonymousHugetlb2mb, Some(pages_of_2m)),
+        (Backing::Shmem, None),
+        (Backing::ShmemThp, Some(Need::ShmemThp)),
+        (Backing::SharedHugetlb2mb, Some(pages_of_2m)),
+        (Backing::GuestMemfd, Some(Need::GuestMemfd)),
+        (Backing::Managed4kb, None),
+        (Backing::Managed2mb, Some(pages_of_2m)),
+        (Backing::ManagedThp, Some(Need::ShmemThp)),
+    ] {
+        let faults = backing.is_managed().then_some(Need::ManagedFaults);
+        let needs: Vec<_> = [Need::Kvm, Need::Linux].into_iter().chain(need).chain(faults).collect();
+        if matches!(backing, Backing::Anonymous | Backing::Shmem | Backing::Managed4kb) {
+            let backing = backing.clone();
+            let name = format!("boot::{backing}::two_vcpus");
+            suite.test(name, &needs, move || boots(&backing, 2));
+        }
+        suite.test(format!("boot::{backing}::one_vcpu"), &needs, move || boots(&backing, 1));
+    }
+    let needs = [Need::Kvm, Need::Linux];
+    suite.test("boot::file::one_vcpu", &needs, on_a_file);
+    suite.test("boot::by_pvh", &needs, by_pvh);
+    suite.test("boot::a_panic_of_the_guest_resets_it", &needs, panics);
+    suite.test("boot::ram_above_the_hole_is_the_guests", &[Need::Kvm, Need::Linux, Need::Overcommit], above);
+}
+
+/// Runs `underlay run` with a Linux guest whose init runs `tests`.
+fn run(tests: &str, vcpus: usize, more: &[&str]) -> Finished {
+    let _turn = Turn::wait(vcpus);
+    let linux = Linux::built().unwrap();
+    let (kernel, initrd) = (linux.kernel.to_str().unwrap(), linux.initrd.to_str().unwrap());
+    let line = linux.line_for(tests);
+    let args = ["run", "--kernel", kernel, "--initrd", initrd, "--cmdline", &line];
+    underlay(&[&args[..], more].concat())
+}
+
+/// The guest passed `test`, and ended with `code`.
+#[track_caller]
+fn passed(finished: &Finished, test: &str, code: i32) {
+    let Finished { stdout, stderr, .. } = finished;
+    assert_eq!(finished.code, Some(code), "{stdout}{stderr}");
+    assert!(stdout.contains(&format!("init: passed {test} ")), "{stdout}{stderr}");
+}
+
+fn boots(backing: &Backing, vcpus: usize) {
+    let _settings = huge_pages(backing, BYTES);
+    let (name, count) = (backing.to_string(), vcpus.to_string());
+
+    let finished = run("fill:8:1,exit:7", vcpus, &["--mem", "64M", "--backing", &name, "--vcpus", &count]);
+
+    passed(&finished, "fill:8:1", 7);
+    assert!(finished.stdout.contains(&format!("init: up cpus={vcpus} ")), "{}", finished.stdout);
+}
+
+fn on_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ram");
+    File::create(&path).unwrap().set_len(BYTES).unwrap();
+    let backing = format!("file:{}", path.display());
+
+    let finished = run("fill:8:1,exit:7", 1, &["--mem", "64M", "--backing", &backing]);
+
+    passed(&finished, "fill:8:1", 7);
+    let unwritten = std::fs::read(&path).unwrap().iter().all(|byte| *byte == 0);
+    assert!(unwritten, "a private mapping leaves the file alone");
+}
+
+fn by_pvh() {
+    let finished = run("exit:9", 1, &["--mem", "64M", "--protocol", "pvh"]);
+
+    assert_eq!(finished.code, Some(9), "{}{}", finished.stdout, finished.stderr);
+}
+
+fn panics() {
+    let finished = run("panic", 1, &["--mem", "64M"]);
+
+    assert_eq!(finished.code, Some(0), "{}{}", finished.stdout, finished.stderr);
+    assert!(finished.stdout.contains("Kernel panic"), "{}", finished.stdout);
+}
+
+fn above() {
+    let finished = run("boot", 1, &["--mem", "3200M"]);
+
+    passed(&finished, "boot", 0);
+    let kib = finished.stdout.split("mem_kib=").nth(1).and_then(|text| text.split(' ').next());
+    let kib: u64 = kib.unwrap().parse().unwrap();
+    assert!(kib > 3 << 20, "{kib} KiB are no more than what lies below the hole");
+}
