@@ -142,8 +142,9 @@ const fn is_another_wish(first: u64, now: u64) -> bool {
     now.saturating_sub(first) >= SAME_WISH_NS
 }
 
+/// Whether this process was started to ignore `signal`.
 #[expect(unsafe_code, reason = "nix has no safe way to ask for a disposition")]
-fn is_ignored(signal: libc::c_int) -> io::Result<bool> {
+pub(crate) fn is_ignored(signal: libc::c_int) -> io::Result<bool> {
     let mut old = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: the new action is null, so nothing changes; the old one is written to `old`, which is large enough.
     let result = unsafe { libc::sigaction(signal, std::ptr::null(), old.as_mut_ptr()) };

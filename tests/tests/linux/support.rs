@@ -20,7 +20,7 @@ use vmm::{
 pub(crate) const M: u64 = 1 << 20;
 
 /// A guest that says nothing for so long has failed: longer than a boot on a busy host that emulates it.
-const PATIENCE: Duration = Duration::from_mins(5);
+const PATIENCE: Duration = Duration::from_mins(15);
 
 /// A Linux guest that runs in this process.
 pub(crate) struct Guest {

@@ -14,6 +14,8 @@ use std::{
 use nix::unistd::{getpgrp, tcgetpgrp};
 use vmm_sys_util::signal::register_signal_handler;
 
+use crate::interrupt::is_ignored;
+
 /// What the terminal was like. Set once, before it is changed, and never changed after: a handler may read it any time.
 static BEFORE: OnceLock<libc::termios> = OnceLock::new();
 /// Whether the terminal is the guest's.
@@ -67,7 +69,10 @@ impl RawTerminal {
         raw.c_cc[libc::VMIN] = 1;
         raw.c_cc[libc::VTIME] = 0;
         for signal in DEADLY {
-            register_signal_handler(signal, on_deadly_signal)?;
+            // `nohup` and the like have it ignored.
+            if !is_ignored(signal)? {
+                register_signal_handler(signal, on_deadly_signal)?;
+            }
         }
         // Before the change: a signal in between puts back what is there already.
         IS_RAW.store(true, Ordering::Release);
