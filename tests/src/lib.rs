@@ -8,9 +8,11 @@ mod linux;
 mod needs;
 mod python;
 mod suite;
+mod tiny;
 
 pub use command::{Finished, underlay, underlay_path};
 pub use linux::{Linux, Turn};
 pub use needs::{Need, huge_pages};
 pub use python::PythonPackage;
 pub use suite::Suite;
+pub use tiny::{tiny_kernel, write_tiny_kernel};

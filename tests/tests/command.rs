@@ -8,6 +8,7 @@ mod command {
     pub(crate) mod options;
     pub(crate) mod outputs;
     pub(crate) mod results;
+    pub(crate) mod run;
     pub(crate) mod sizes;
 }
 
@@ -18,6 +19,7 @@ use underlay_tests::Suite;
 fn main() -> ExitCode {
     let mut suite = Suite::new();
     command::results::add_to(&mut suite);
+    command::run::add_to(&mut suite);
     command::bad_input::add_to(&mut suite);
     command::sizes::add_to(&mut suite);
     command::options::add_to(&mut suite);

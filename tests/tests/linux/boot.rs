@@ -95,7 +95,7 @@ fn panics() {
 }
 
 fn above() {
-    let finished = run("boot", 1, &["--mem", "3200M"]);
+    let finished = run("boot", 1, &["--mem", "3584M"]);
 
     passed(&finished, "boot", 0);
     let kib = finished.stdout.split("mem_kib=").nth(1).and_then(|text| text.split(' ').next());
