@@ -203,12 +203,14 @@ fn terminal() {
 /// Until the program, and no longer `env`, has its guest's RAM.
 fn wait_until_it_measures(child: &mut Child) {
     let status = format!("/proc/{}/statm", child.id());
-    let resident_pages = || {
+    // Of its own, not of its file: the program itself is larger than what the guest is waited for to have touched.
+    let own_pages = || {
         let statm = fs::read_to_string(&status).unwrap();
-        let pages = statm.split_whitespace().nth(1).unwrap();
-        pages.parse::<u64>().unwrap()
+        let mut fields = statm.split_whitespace().skip(1).map(|pages| pages.parse::<u64>().unwrap());
+        let (resident, of_files) = (fields.next().unwrap(), fields.next().unwrap());
+        resident.saturating_sub(of_files)
     };
-    while resident_pages() < (8 << 20) / 4096 {
+    while own_pages() < (8 << 20) / 4096 {
         still_runs(child);
     }
 }
