@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{Read, Write},
     path::Path,
     process::{Command, ExitCode, Stdio},
 };
@@ -12,6 +13,8 @@ use underlay_tests::{Need, Suite};
 fn main() -> ExitCode {
     let mut suite = Suite::new();
     suite.test("readme::every_underlay_command_works", &[Need::Kvm], every_command);
+    let needs = [Need::Kvm, Need::ManagedFaults, Need::Linux, Need::Program("busybox")];
+    suite.test("readme::its_lines_lead_to_a_shell", &needs, shell);
     suite.test("readme::its_test_command_is_what_ci_runs", &[], test_command);
     suite.test("readme::has_no_placeholder", &[], no_placeholder);
     suite.run()
@@ -21,12 +24,49 @@ fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// The lines of the README's shell blocks.
-fn commands() -> Vec<String> {
+/// The README's shell blocks.
+fn blocks() -> Vec<String> {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let blocks = readme.split("```").skip(1).step_by(2);
-    let shell = blocks.filter_map(|block| block.strip_prefix("sh\n"));
-    shell.flat_map(str::lines).filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
+    blocks.filter_map(|block| block.strip_prefix("sh\n")).map(str::to_owned).collect()
+}
+
+/// Their lines, but for those that only mean something together.
+fn commands() -> Vec<String> {
+    let blocks = blocks();
+    let alone = blocks.iter().filter(|block| !is_boot(block));
+    alone.flat_map(|block| block.lines()).filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
+}
+
+/// Whether these are the lines that boot Linux.
+fn is_boot(block: &str) -> bool {
+    block.contains("-- run ")
+}
+
+/// Until the prompt has been seen, what is typed may be thrown away.
+fn shell() {
+    let block = blocks().into_iter().find(|block| is_boot(block)).unwrap();
+    let mut child = Command::new("sh")
+        .args(["-c", &block])
+        .current_dir(root())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut console = child.stdout.take().unwrap();
+    let mut keyboard = child.stdin.take().unwrap();
+    let (mut seen, mut byte) = (Vec::new(), [0]);
+
+    while !seen.ends_with(b"underlay# ") && console.read(&mut byte).unwrap() == 1 {
+        seen.push(byte[0]);
+    }
+    keyboard.write_all(b"exit 7\n").unwrap();
+    console.read_to_end(&mut seen).unwrap();
+
+    let text = String::from_utf8_lossy(&seen);
+    assert_eq!(child.wait().unwrap().code(), Some(7), "{text}");
+    assert!(text.contains("init: test shell"), "{text}");
 }
 
 fn every_command() {
