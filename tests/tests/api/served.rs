@@ -109,10 +109,12 @@ impl Drop for Served {
     }
 }
 
-/// Starts `underlay run` with its API at `socket`; what it writes goes to `console` in `folder`.
+/// Starts `underlay run` with its API at `socket`; what it writes goes to `console` in `folder`. It heeds signals, also
+/// where this test was started to ignore them.
 pub(crate) fn spawn(socket: &Path, folder: &Path, options: &[&str]) -> Child {
     let console = File::create(folder.join("console")).unwrap();
-    let mut command = Command::new(underlay_path());
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT,TERM").arg(underlay_path());
     command.arg("run").arg("--api-sock").arg(socket).args(options);
     command.stdin(Stdio::null()).stdout(console.try_clone().unwrap()).stderr(console).spawn().unwrap()
 }
