@@ -50,6 +50,18 @@ impl Guest {
     /// Boots Linux on `bytes` of `backing` with `vcpus` vCPUs, and has its init run `tests`.
     #[track_caller]
     pub(crate) fn boot(backing: Backing, bytes: u64, vcpus: u32, tests: &str) -> Self {
+        let memory = MemoryConfig::new(ByteSize::new(bytes).unwrap(), backing);
+        Self::boot_with(memory, vcpus, tests, |_| ())
+    }
+
+    /// The same on `memory`, with what `attach` gives the microVM before it starts.
+    #[track_caller]
+    pub(crate) fn boot_with(
+        memory: MemoryConfig,
+        vcpus: u32,
+        tests: &str,
+        attach: impl FnOnce(&mut MicroVm),
+    ) -> Self {
         let turn = Turn::wait(vcpus as usize);
         let linux = Linux::built().unwrap();
         let source = BootSource {
@@ -57,11 +69,11 @@ impl Guest {
             command_line: linux.line_for(tests),
             ..BootSource::new(&linux.kernel)
         };
-        let memory = MemoryConfig::new(ByteSize::new(bytes).unwrap(), backing);
         let config = MicroVmConfig { vcpus, ..MicroVmConfig::new(memory) };
         let (kvm, interrupt) = (Kvm::open().unwrap(), Interrupt::new().unwrap());
         let console = Screen::default();
-        let vm = MicroVm::with_output(&kvm, config, &interrupt, Box::new(console.clone())).unwrap();
+        let mut vm = MicroVm::with_output(&kvm, config, &interrupt, Box::new(console.clone())).unwrap();
+        attach(&mut vm);
         let running = vm.start(&source).unwrap();
         let handle = running.handle();
         let thread = thread::spawn(move || running.wait(Vec::new(), None, &mut |_| ()).unwrap());

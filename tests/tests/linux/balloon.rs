@@ -1,0 +1,167 @@
+//! Linux and its balloon: what the guest gives up is no longer resident, and what it keeps is intact.
+
+use std::{
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use guest_mem::{Backing, ByteSize, GuestRam, HugePageSize, ManagedConfig, Stock};
+use underlay_tests::{Need, Suite, huge_pages};
+use vm_memory::{Bytes, GuestAddress};
+use vmm::{
+    memory::{Memory, MemoryConfig},
+    microvm::{Ending, MicroVm},
+    virtio::balloon::{Balloon, BalloonConfig},
+};
+
+use super::support::{Guest, M};
+
+const BYTES: u64 = 128 * M;
+/// What the guest is to give up, in MiB.
+const AMOUNT: u32 = 64;
+/// A balloon that takes so long has failed.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+pub(crate) fn add_to(suite: &mut Suite) {
+    let pages = Need::HugePages(HugePageSize::Mb2, BYTES / HugePageSize::Mb2.bytes());
+    for (backing, more) in [
+        (Backing::Anonymous, vec![]),
+        (Backing::Shmem, vec![]),
+        (Backing::AnonymousThp, vec![Need::Thp]),
+        (Backing::SharedHugetlb2mb, vec![pages]),
+        (Backing::Managed4kb, vec![Need::ManagedFaults]),
+        (Backing::Managed2mb, vec![Need::ManagedFaults, pages]),
+    ] {
+        let needs: Vec<_> = [Need::Kvm, Need::Linux].into_iter().chain(more).collect();
+        let name = format!("balloon::{backing}::what_is_inflated_is_no_longer_resident");
+        suite.test(name, &needs, move || inflated(backing));
+    }
+    let needs = [Need::Kvm, Need::Linux];
+    suite.test("balloon::pages_that_the_guest_frees_are_reported", &needs, reported);
+    suite.test("balloon::a_guest_tells_about_its_memory_and_hints_at_what_is_free", &needs, told);
+}
+
+struct Bench {
+    guest: Guest,
+    balloon: Arc<Mutex<Balloon>>,
+}
+
+/// Boots a guest with a balloon on `backing`, all of whose pages are resident, and has its init run `tests`.
+fn boot(backing: Backing, bytes: u64, config: BalloonConfig, tests: &str) -> Bench {
+    let balloon = Arc::new(Mutex::new(Balloon::new(config, bytes).unwrap()));
+    let attach = |vm: &mut MicroVm| {
+        for page in (0..bytes).step_by(4096) {
+            vm.memory().view().write_obj(0_u8, GuestAddress(page)).unwrap();
+        }
+        vm.attach(balloon.clone()).unwrap();
+    };
+    // Nothing is kept for later: what is given up goes back to the host.
+    let managed = ManagedConfig { stock: Stock::None, ..ManagedConfig::default() };
+    let memory = MemoryConfig { managed, ..MemoryConfig::new(ByteSize::new(bytes).unwrap(), backing) };
+    Bench { guest: Guest::boot_with(memory, 1, tests, attach), balloon }
+}
+
+/// What the guest has of the host. Huge pages of a managed RAM are promised to it: what it gives up goes back to its own
+/// pool, and what it has is what it maps.
+fn resident(memory: &Memory) -> u64 {
+    let of = |ram: &GuestRam| match ram.mm_report() {
+        Some(report) if *ram.backing() == Backing::Managed2mb => report.usage.mapped_bytes(),
+        _ => ram.report().unwrap().resident_bytes.unwrap(),
+    };
+    memory.rams().iter().map(|ram| of(ram)).sum()
+}
+
+impl Bench {
+    fn resident(&self) -> u64 {
+        resident(self.guest.handle.memory())
+    }
+
+    /// Waits until the balloon says so.
+    #[track_caller]
+    fn wait_until(&self, what: &str, is_so: impl Fn(&Balloon) -> bool) {
+        let started = Instant::now();
+        while !is_so(&self.balloon.lock().unwrap()) {
+            assert!(
+                started.elapsed() < PATIENCE,
+                "not {what}: {:?}",
+                self.balloon.lock().unwrap().counters()
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Lets the guest end, if it is not at its end, and checks that it found all as it should be.
+    #[track_caller]
+    fn finish(self) -> String {
+        let (ending, text) = self.guest.finish();
+        assert!(matches!(ending, Ending::Exited(0)), "{ending:?}\n{text}");
+        text
+    }
+}
+
+fn inflated(backing: Backing) {
+    let _pages = huge_pages(&backing, BYTES);
+    let unit = if backing == Backing::AnonymousThp { backing.largest_page() } else { backing.page_size() };
+    let bench = boot(backing, BYTES, BalloonConfig::default(), "balloon:16:60");
+    bench.guest.wait_for("init: holding", 1);
+    let before = bench.resident();
+
+    bench.balloon.lock().unwrap().set_amount(AMOUNT).unwrap();
+    bench.wait_until("inflated", |balloon| balloon.actual_pages() == AMOUNT * 256);
+    let fallen = before.saturating_sub(bench.resident());
+    let counters = bench.balloon.lock().unwrap().counters();
+    bench.balloon.lock().unwrap().set_amount(0).unwrap();
+    bench.wait_until("deflated", |balloon| balloon.actual_pages() == 0);
+
+    println!("{fallen} bytes are no longer resident; {counters:?}");
+    let amount = u64::from(AMOUNT) * M;
+    // Huge pages go as a whole, and Linux takes what it gives up from pieces of some: those stay.
+    let pieces = if unit > 4096 { 4 * unit } else { 0 };
+    assert!(fallen.abs_diff(amount) <= amount / 20 + pieces, "{fallen} bytes of {amount}; {counters:?}");
+    assert_eq!(fallen / unit, counters.discarded_bytes / unit);
+    let text = bench.finish();
+    assert!(text.contains("init: passed balloon:16:60") && !text.contains("mismatch"), "{text}");
+}
+
+fn reported() {
+    // Linux reports nothing while less than 64 MiB of a zone are free.
+    let bytes = 2 * BYTES;
+    let config = BalloonConfig { free_page_reporting: true, ..BalloonConfig::default() };
+    let bench = boot(Backing::Anonymous, bytes, config, "release:32:20");
+    bench.guest.wait_for("init: released", 1);
+
+    // Most of what was used and freed, in pieces of 2 MiB, besides what was free all the time.
+    bench.wait_until("reported", |balloon| balloon.counters().reported_bytes >= 48 * M);
+    let resident = bench.resident();
+
+    assert!(resident <= bytes - 48 * M, "{resident} bytes are resident");
+    let text = bench.finish();
+    assert!(text.contains("init: passed release:32:20"), "{text}");
+}
+
+fn told() {
+    let config = BalloonConfig {
+        stats_interval: Some(Duration::from_secs(1)),
+        free_page_hinting: true,
+        ..BalloonConfig::default()
+    };
+    let bench = boot(Backing::Anonymous, BYTES, config, "balloon:16:30");
+    bench.guest.wait_for("init: holding", 1);
+
+    bench.wait_until("told twice", |balloon| balloon.counters().stats_updates >= 2);
+    bench.balloon.lock().unwrap().start_hinting(true).unwrap();
+    bench.wait_until("done hinting", |balloon| {
+        balloon.hinting().host == 1 && balloon.hinting().guest == Some(0)
+    });
+
+    let stats = bench.balloon.lock().unwrap().guest_stats();
+    let total = stats.total_memory.unwrap();
+    assert!(total > BYTES / 2 && total < BYTES, "{stats:?}");
+    assert!(stats.free_memory.unwrap() < total - 16 * M, "{stats:?}");
+    let hinted = bench.balloon.lock().unwrap().counters().hinted_bytes;
+    println!("{hinted} bytes were hinted at; {stats:?}");
+    assert!(hinted >= 32 * M, "{hinted}");
+    let text = bench.finish();
+    assert!(text.contains("init: passed balloon:16:30") && !text.contains("mismatch"), "{text}");
+}
