@@ -6,6 +6,7 @@
 mod command;
 mod linux;
 mod needs;
+mod network;
 mod python;
 mod suite;
 mod tiny;
@@ -13,6 +14,7 @@ mod tiny;
 pub use command::{Finished, underlay, underlay_path};
 pub use linux::{Linux, Turn};
 pub use needs::{Need, huge_pages};
+pub use network::{TAP, in_own_network, ip};
 pub use python::PythonPackage;
 pub use suite::Suite;
 pub use tiny::{tiny_kernel, write_tiny_kernel};

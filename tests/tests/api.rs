@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod api {
+    pub(crate) mod claims;
     pub(crate) mod clients;
     pub(crate) mod files;
     pub(crate) mod guests;
@@ -17,6 +18,7 @@ use underlay_tests::Suite;
 fn main() -> ExitCode {
     let mut suite = Suite::new();
     api::sockets::add_to(&mut suite);
+    api::claims::add_to(&mut suite);
     api::files::add_to(&mut suite);
     api::guests::add_to(&mut suite);
     api::clients::add_to(&mut suite);

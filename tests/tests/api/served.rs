@@ -1,6 +1,8 @@
 //! A process that serves the API, and curl to ask it.
 
 use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -25,10 +27,20 @@ impl Served {
     /// With its API at `api` in the folder, and `options`; waits until it listens.
     #[track_caller]
     pub(crate) fn start(options: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), options)
+    }
+
+    /// The same in a folder that holds files for it.
+    #[track_caller]
+    pub(crate) fn start_in(folder: TempDir, options: &[impl AsRef<OsStr>]) -> Self {
         let served = Self { child: spawn(&folder.path().join("api"), folder.path(), options), folder };
         wait_until("the API is served", || served.socket().exists());
         served
+    }
+
+    /// Starts another process in place of the one that has ended.
+    pub(crate) fn start_again(&mut self, options: &[impl AsRef<OsStr>]) {
+        self.child = spawn(&self.socket(), self.folder.path(), options);
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -37,6 +49,13 @@ impl Served {
 
     pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
+    }
+
+    /// The names of what is in the folder, in order.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.folder.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -111,7 +130,7 @@ impl Drop for Served {
 
 /// Starts `underlay run` with its API at `socket`; what it writes goes to `console` in `folder`. It heeds signals, also
 /// where this test was started to ignore them.
-pub(crate) fn spawn(socket: &Path, folder: &Path, options: &[&str]) -> Child {
+pub(crate) fn spawn(socket: &Path, folder: &Path, options: &[impl AsRef<OsStr>]) -> Child {
     let console = File::create(folder.join("console")).unwrap();
     let mut command = Command::new("env");
     command.arg("--default-signal=INT,TERM").arg(underlay_path());

@@ -1,28 +1,22 @@
 //! Linux and its network interface: pings and datagrams through a tap device, in a network namespace of the test's own.
-//!
-//! The namespace is that of one thread, and ends with it: no interface is left behind, whatever happens.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
     process::Command,
     sync::{Arc, Mutex},
-    thread,
     time::Duration,
 };
 
 use guest_mem::{Backing, ByteSize};
-use nix::{
-    sched::{CloneFlags, unshare},
-    sys::{
-        socket::{
-            AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt,
-            socket, sockopt::ReceiveTimeout,
-        },
-        time::{TimeVal, TimeValLike},
+use nix::sys::{
+    socket::{
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt,
+        socket, sockopt::ReceiveTimeout,
     },
+    time::{TimeVal, TimeValLike},
 };
-use underlay_tests::{Need, Suite};
+use underlay_tests::{Need, Suite, TAP, in_own_network, ip};
 use vmm::{
     memory::MemoryConfig,
     microvm::Ending,
@@ -31,7 +25,6 @@ use vmm::{
 
 use super::support::{Guest, M};
 
-const TAP: &str = "tap-underlay";
 const HOST: &str = "172.31.0.1/30";
 const GUEST: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
 const MAC: [u8; 6] = [6, 0, 0, 0, 0, 1];
@@ -44,33 +37,22 @@ pub(crate) fn add_to(suite: &mut Suite) {
         let more = backing.is_managed().then_some(Need::ManagedFaults);
         let needs: Vec<_> = needs.into_iter().chain(more).collect();
         let name = format!("net::{backing}::a_guest_answers_through_a_tap_device");
-        suite.test(name, &needs, move || in_own_namespace(|| answered(backing)));
+        suite.test(name, &needs, move || with_tap_up(|| answered(backing)));
     }
     let needs = [Need::Root, Need::Program("ip")];
     suite.test("net::a_tap_device_that_cannot_be_had_is_refused_with_its_reason", &needs, || {
-        in_own_namespace(refused);
+        with_tap_up(refused);
     });
 }
 
-/// Runs `test` on a thread that has network interfaces of its own: a tap device that is up.
+/// Runs `test` where it has a tap device that is up.
 #[track_caller]
-fn in_own_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        ip(&["tuntap", "add", "dev", TAP, "mode", "tap"]);
+fn with_tap_up(test: impl FnOnce() + Send + 'static) {
+    in_own_network(|| {
         ip(&["address", "add", HOST, "dev", TAP]);
         ip(&["link", "set", TAP, "up"]);
         test();
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-/// Runs `ip` in the namespace of this thread.
-#[track_caller]
-fn ip(args: &[&str]) {
-    assert!(Command::new("ip").args(args).status().unwrap().success(), "ip {args:?}");
 }
 
 fn config() -> NetConfig {
