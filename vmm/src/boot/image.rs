@@ -4,8 +4,9 @@
 
 mod bzimage;
 mod elf;
+mod payload;
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
 use linux_loader::loader::{
     BzImage, Elf, KernelLoader, KernelLoaderResult, bootparam::setup_header, elf::PvhBootCapability,
@@ -16,6 +17,7 @@ use super::{Protocol, layout::HIGH_MEMORY};
 
 /// How a file begins that is neither.
 const MAGIC_BYTES: usize = 6;
+const ELF_MAGIC: &[u8] = b"\x7fELF";
 
 /// Why a kernel image cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,18 @@ pub enum ImageError {
         /// Where RAM below 3 GiB ends.
         ram: u64,
     },
+    /// The kernel that is packed in it cannot be taken out.
+    #[error("the kernel packed in it, by {how}, is damaged; copy or build it again")]
+    Unpack {
+        /// The compressor.
+        how: &'static str,
+        /// What its decompressor says.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel that is packed in it cannot be used.
+    #[error("the kernel packed in it cannot be used")]
+    Packed(#[source] Box<Self>),
     /// It cannot be started in the way that was asked for.
     #[error("{what}; leave --protocol out, or choose another")]
     Protocol {
@@ -78,7 +92,10 @@ pub(super) struct Image<F> {
 #[derive(Debug)]
 enum Format {
     Elf(elf::Plan),
+    /// To be entered in its own code, which unpacks it.
     BzImage(bzimage::Plan),
+    /// What was packed in a bzImage.
+    Unpacked(Cursor<Vec<u8>>, elf::Plan),
 }
 
 /// A kernel in guest memory.
@@ -105,53 +122,33 @@ pub(super) enum Start {
 }
 
 impl<F: Read + ReadVolatile + Seek> Image<F> {
-    /// Looks at `file`, of which RAM below `ram_end` is for.
-    pub(super) fn check(mut file: F, ram_end: u64) -> Result<Self, ImageError> {
+    /// Looks at `file`, of which RAM below `ram_end` is for, and takes out the kernel in it if it is to be entered in that.
+    pub(super) fn check(mut file: F, ram_end: u64, protocol: Protocol) -> Result<Self, ImageError> {
         let len = file.seek(SeekFrom::End(0)).map_err(ImageError::Read)?;
         let mut magic = [0; MAGIC_BYTES];
         let known = usize::try_from(len).unwrap_or(usize::MAX).min(magic.len());
         file.rewind().map_err(ImageError::Read)?;
         file.read_exact(&mut magic[..known]).map_err(ImageError::Read)?;
-        let format = if magic.starts_with(b"\x7fELF") {
+        let format = if magic.starts_with(ELF_MAGIC) {
             Format::Elf(elf::Plan::of(&mut file, len, ram_end)?)
         } else if let Some(plan) = bzimage::Plan::of(&mut file, len, ram_end)? {
-            Format::BzImage(plan)
+            Format::of_bzimage(plan, &mut file, ram_end, protocol)?
         } else {
             return Err(ImageError::NotAKernel { what: kind_of(&magic[..known]) });
         };
         Ok(Self { file, format })
     }
 
-    /// Loads it.
+    /// Loads it, to be entered as it was checked for.
     pub(super) fn load<M: GuestMemoryBackend>(
         mut self,
         memory: &M,
         protocol: Protocol,
     ) -> Result<LoadedImage, ImageError> {
-        match (&self.format, protocol) {
-            (Format::Elf(plan), Protocol::Auto | Protocol::Linux64 | Protocol::Pvh) => {
-                let loaded = load::<Elf, _, _>(memory, &mut self.file, None)?;
-                let start = match (protocol, loaded.pvh_boot_cap) {
-                    (Protocol::Pvh, PvhBootCapability::PvhEntryPresent(entry)) => {
-                        Start::Pvh(plan.check_pvh(entry.0)?)
-                    }
-                    (Protocol::Pvh, _) => {
-                        return Err(ImageError::Protocol { what: "it has no entry for PVH" });
-                    }
-                    _ => Start::Long(plan.entry),
-                };
-                Ok(LoadedImage {
-                    start,
-                    end: plan.end,
-                    initrd_end: u64::MAX,
-                    command_line_bytes: elf::COMMAND_LINE_BYTES,
-                    header: None,
-                })
-            }
-            (Format::BzImage(_), Protocol::Pvh) => {
-                Err(ImageError::Protocol { what: "a bzImage has no entry for PVH" })
-            }
-            (Format::BzImage(plan), _) => {
+        match self.format {
+            Format::Elf(plan) => load_elf(memory, &mut self.file, &plan, protocol),
+            Format::Unpacked(mut file, plan) => load_elf(memory, &mut file, &plan, protocol),
+            Format::BzImage(plan) => {
                 let at = GuestAddress(HIGH_MEMORY);
                 let loaded = load::<BzImage, _, _>(memory, &mut self.file, Some(at))?;
                 Ok(LoadedImage {
@@ -164,6 +161,65 @@ impl<F: Read + ReadVolatile + Seek> Image<F> {
             }
         }
     }
+}
+
+impl Format {
+    /// How a bzImage is entered: in the kernel that is packed in it if that can be taken out here, which is faster than
+    /// its own code and works where KVM emulates that code; else, or if `protocol` says so, in its own code.
+    fn of_bzimage<F: Read + Seek>(
+        plan: bzimage::Plan,
+        file: &mut F,
+        ram_end: u64,
+        protocol: Protocol,
+    ) -> Result<Self, ImageError> {
+        if protocol == Protocol::Linux64 {
+            return Ok(Self::BzImage(plan));
+        }
+        let unpacked = match plan.payload {
+            Some(payload) => payload.unpack(file)?,
+            None => None,
+        };
+        match (unpacked, protocol) {
+            (Some(bytes), _) if !bytes.starts_with(ELF_MAGIC) => {
+                Err(ImageError::Malformed { what: "what is packed in it is no vmlinux" })
+            }
+            (Some(bytes), _) => {
+                let len = bytes.len() as u64;
+                let mut file = Cursor::new(bytes);
+                let packed = |error| ImageError::Packed(Box::new(error));
+                let plan = elf::Plan::of(&mut file, len, ram_end).map_err(packed)?;
+                Ok(Self::Unpacked(file, plan))
+            }
+            (None, Protocol::Pvh) => Err(ImageError::Protocol {
+                what: "a bzImage has no entry for PVH, and the kernel packed in it cannot be taken out",
+            }),
+            (None, _) => {
+                log::info!("the kernel packed in the bzImage cannot be taken out here: it unpacks itself");
+                Ok(Self::BzImage(plan))
+            }
+        }
+    }
+}
+
+fn load_elf<F: Read + ReadVolatile + Seek, M: GuestMemoryBackend>(
+    memory: &M,
+    file: &mut F,
+    plan: &elf::Plan,
+    protocol: Protocol,
+) -> Result<LoadedImage, ImageError> {
+    let loaded = load::<Elf, _, _>(memory, file, None)?;
+    let start = match (protocol, loaded.pvh_boot_cap) {
+        (Protocol::Pvh, PvhBootCapability::PvhEntryPresent(entry)) => Start::Pvh(plan.check_pvh(entry.0)?),
+        (Protocol::Pvh, _) => return Err(ImageError::Protocol { what: "it has no entry for PVH" }),
+        _ => Start::Long(plan.entry),
+    };
+    Ok(LoadedImage {
+        start,
+        end: plan.end,
+        initrd_end: u64::MAX,
+        command_line_bytes: elf::COMMAND_LINE_BYTES,
+        header: None,
+    })
 }
 
 fn load<L: KernelLoader, F: Read + ReadVolatile + Seek, M: GuestMemoryBackend>(

@@ -56,12 +56,14 @@ pub struct BootSource {
 /// How a kernel is entered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
-    /// As fits the image: Linux's 64-bit protocol.
+    /// By Linux's 64-bit boot protocol, a vmlinux at its entry. So is the vmlinux that is packed in a bzImage, taken out by
+    /// this process: the guest spends no time on that, and has not chosen a random address for its kernel (KASLR). A
+    /// bzImage whose compression is not known here is entered like [`Linux64`](Self::Linux64).
     #[default]
     Auto,
-    /// Linux's 64-bit boot protocol: a vmlinux at its entry, a bzImage at its 64-bit entry.
+    /// Linux's 64-bit boot protocol: a vmlinux at its entry, a bzImage at its 64-bit entry, where it unpacks itself.
     Linux64,
-    /// PVH: a vmlinux at the entry that its notes tell.
+    /// PVH: a vmlinux, or the one packed in a bzImage, at the entry that its notes tell.
     Pvh,
 }
 
@@ -132,7 +134,7 @@ impl BootSource {
             return Err(BootError::RamTooSmall { ram: low_end });
         }
         let refused = |source| BootError::Image { path: self.kernel.clone(), source };
-        let image = Image::check(kernel, low_end).map_err(refused)?;
+        let image = Image::check(kernel, low_end, self.protocol).map_err(refused)?;
         let image = image.load(memory, self.protocol).map_err(refused)?;
         self.write_command_line(memory, &image, devices)?;
         let initrd = match initrd {

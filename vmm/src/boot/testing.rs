@@ -1,10 +1,14 @@
 //! Hand-made kernels.
 
+use std::io::Write;
+
+use flate2::{Compression, write::GzEncoder};
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::ByteValued;
 
 const EHDR: usize = 64;
 const PHDR: usize = 56;
+const BREAKPOINTS: usize = 4096;
 
 /// A segment of an ELF file.
 pub(super) struct Segment {
@@ -52,9 +56,15 @@ pub(super) fn elf(entry: u64, segments: &[Segment]) -> Vec<u8> {
 
 /// A bzImage of two sectors of setup and 4 KiB of breakpoints, with `change` made to its header.
 pub(super) fn bzimage(change: impl FnOnce(&mut setup_header)) -> Vec<u8> {
+    bzimage_of(&[], change)
+}
+
+/// The same with a kernel packed in it, behind the breakpoints.
+pub(super) fn bzimage_of(payload: &[u8], change: impl FnOnce(&mut setup_header)) -> Vec<u8> {
+    let body = (BREAKPOINTS + payload.len()).next_multiple_of(16);
     let mut header = setup_header {
         setup_sects: 1,
-        syssize: 256,
+        syssize: u32::try_from(body / 16).unwrap(),
         boot_flag: 0xaa55,
         header: u32::from_le_bytes(*b"HdrS"),
         version: 0x020f,
@@ -65,6 +75,8 @@ pub(super) fn bzimage(change: impl FnOnce(&mut setup_header)) -> Vec<u8> {
         relocatable_kernel: 1,
         xloadflags: 1,
         cmdline_size: 2047,
+        payload_offset: u32::try_from(BREAKPOINTS).unwrap(),
+        payload_length: u32::try_from(payload.len()).unwrap(),
         pref_address: 1 << 20,
         init_size: 4 << 20,
         ..setup_header::default()
@@ -73,6 +85,15 @@ pub(super) fn bzimage(change: impl FnOnce(&mut setup_header)) -> Vec<u8> {
     let mut file = vec![0; 1024];
     let bytes = header.as_slice();
     file[0x1f1..0x1f1 + bytes.len()].copy_from_slice(bytes);
-    file.extend([0xcc; 4096]);
+    file.extend([0xcc; BREAKPOINTS]);
+    file.extend(payload);
+    file.resize(1024 + body, 0);
     file
+}
+
+/// `bytes` as Linux's build packs them by gzip.
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
 }

@@ -92,7 +92,10 @@ impl GuestStopped {
         let what = "KVM emulates kernel code here and lacks this instruction";
         Some(match option {
             Some(option) => format!("{what}: add {option} to --cmdline, so that Linux does not use it"),
-            None => format!("{what}: use a host with EPT or NPT, or a kernel that does without it"),
+            None => format!(
+                "{what}: use a host with EPT or NPT, or a kernel that does without it, such as resources/kernel/build.sh \
+                 makes"
+            ),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::ByteValued;
 
-use super::ImageError;
+use super::{ImageError, payload::Payload};
 use crate::boot::layout::HIGH_MEMORY;
 
 /// Where the header is.
@@ -29,6 +29,8 @@ pub(super) struct Plan {
     pub(super) end: u64,
     pub(super) initrd_end: u64,
     pub(super) command_line_bytes: u32,
+    /// The kernel that is packed in it, unless the header tells of none.
+    pub(super) payload: Option<Payload>,
 }
 
 impl Plan {
@@ -79,6 +81,21 @@ impl Plan {
             end,
             initrd_end: u64::from(header.initrd_addr_max) + 1,
             command_line_bytes: header.cmdline_size,
+            payload: payload(&header, body)?
+                .map(|payload| Payload { offset: setup + payload.offset, ..payload }),
         }))
     }
+}
+
+/// What `header` says of the kernel that is packed into the `body` bytes behind the code for real mode.
+fn payload(header: &setup_header, body: u64) -> Result<Option<Payload>, ImageError> {
+    let (offset, len) = (u64::from(header.payload_offset), u64::from(header.payload_length));
+    if len == 0 {
+        return Ok(None);
+    }
+    if offset + len > body {
+        return Err(ImageError::Malformed { what: "the kernel packed in it lies outside of it" });
+    }
+    // Unpacked it has to fit where it unpacks itself.
+    Ok(Some(Payload { offset, len, most: header.init_size.into() }))
 }

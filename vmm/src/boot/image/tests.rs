@@ -4,7 +4,7 @@ use proptest::{collection::vec, prelude::*};
 use vm_memory::{Bytes, GuestMemoryMmap};
 
 use super::*;
-use crate::boot::testing::{Segment, bzimage, elf};
+use crate::boot::testing::{Segment, bzimage, bzimage_of, elf, gzip};
 
 const M: u64 = 1 << 20;
 const RAM: u64 = 8 * M;
@@ -13,8 +13,12 @@ fn memory() -> GuestMemoryMmap {
     GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap()
 }
 
+fn check_for(image: Vec<u8>, protocol: Protocol) -> Result<Image<Cursor<Vec<u8>>>, ImageError> {
+    Image::check(Cursor::new(image), RAM, protocol)
+}
+
 fn check(image: Vec<u8>) -> Result<Image<Cursor<Vec<u8>>>, ImageError> {
-    Image::check(Cursor::new(image), RAM)
+    check_for(image, Protocol::Auto)
 }
 
 #[track_caller]
@@ -35,19 +39,18 @@ fn an_elf_file_is_loaded_where_its_segments_say() {
     assert_eq!(&memory.read_obj::<[u8; 4]>(GuestAddress(2 * M)).unwrap(), b"data");
 }
 
+/// A note that says where the entry for PVH is.
+fn pvh_note(entry: u32) -> Vec<u8> {
+    let [name_bytes, bytes, kind] = [4_u32, 4, 18].map(u32::to_le_bytes);
+    [&name_bytes[..], &bytes, &kind, b"Xen\0", &entry.to_le_bytes()].concat()
+}
+
 #[test]
 fn pvh_enters_where_the_notes_say() {
-    let note = [
-        &4_u32.to_le_bytes()[..],
-        &4_u32.to_le_bytes(),
-        &18_u32.to_le_bytes(),
-        b"Xen\0",
-        &0x10_0008_u32.to_le_bytes(),
-    ]
-    .concat();
-    let image = elf(M, &[Segment::load(M, &[0x90; 16], 16), Segment::note(&note)]);
+    let image = elf(M, &[Segment::load(M, &[0x90; 16], 16), Segment::note(&pvh_note(0x10_0008))]);
 
-    let start = |protocol| check(image.clone()).unwrap().load(&memory(), protocol).unwrap().start;
+    let start =
+        |protocol| check_for(image.clone(), protocol).unwrap().load(&memory(), protocol).unwrap().start;
 
     assert_eq!(start(Protocol::Pvh), Start::Pvh(0x10_0008));
     assert_eq!(start(Protocol::Auto), Start::Long(M));
@@ -72,6 +75,45 @@ fn a_bzimage_is_loaded_at_one_mebibyte_and_entered_in_64_bits() {
     assert_eq!(loaded.start, Start::Long(M + 0x200));
     assert_eq!((loaded.end, loaded.initrd_end, loaded.command_line_bytes), (5 * M, 0x8000_0000, 2047));
     assert_eq!(memory.read_obj::<u8>(GuestAddress(M + 0x200)).unwrap(), 0xcc);
+}
+
+/// A kernel at 2 MiB with an entry for PVH, packed in a bzImage.
+fn packed() -> Vec<u8> {
+    let image = elf(2 * M, &[Segment::load(2 * M, &[0x90; 16], 16), Segment::note(&pvh_note(0x20_0008))]);
+    bzimage_of(&gzip(&image), |_| ())
+}
+
+#[test]
+fn the_kernel_in_a_bzimage_is_loaded_unless_its_own_code_is_asked_for() {
+    let memory = memory();
+    let load =
+        |protocol| check_for(packed(), protocol).unwrap().load(&memory, protocol).map(|loaded| loaded.start);
+
+    assert_eq!(load(Protocol::Auto).unwrap(), Start::Long(2 * M));
+    assert_eq!(memory.read_obj::<u8>(GuestAddress(2 * M)).unwrap(), 0x90);
+    assert_eq!(load(Protocol::Pvh).unwrap(), Start::Pvh(0x20_0008));
+    assert_eq!(memory.read_obj::<u8>(GuestAddress(M + 0x200)).unwrap(), 0, "nothing of its own code");
+    assert_eq!(load(Protocol::Linux64).unwrap(), Start::Long(M + 0x200));
+    assert_eq!(memory.read_obj::<u8>(GuestAddress(M + 0x200)).unwrap(), 0xcc);
+}
+
+#[test]
+fn a_bzimage_whose_kernel_cannot_be_taken_out_has_no_entry_for_pvh() {
+    let error = check_for(bzimage_of(b"BZh91AY&SY and so on", |_| ()), Protocol::Pvh).unwrap_err();
+
+    assert!(error.to_string().contains("cannot be taken out; leave --protocol out"), "{error}");
+}
+
+#[test]
+fn a_bzimage_whose_kernel_is_none_is_refused() {
+    assert!(refusal(bzimage_of(&gzip(b"what is this?"), |_| ())).contains("is no vmlinux"));
+    assert!(
+        refusal(bzimage_of(&gzip(b"what is this?"), |header| header.payload_offset += 100))
+            .contains("lies outside of it")
+    );
+    let error = check(bzimage_of(&gzip(&elf(M, &[])), |_| ())).unwrap_err();
+    assert!(error.to_string().contains("packed in it cannot be used"), "{error}");
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("nothing to load"));
 }
 
 #[test]
@@ -149,16 +191,16 @@ proptest! {
     /// Whatever is in the headers, it is loaded above 1 MiB or refused.
     #[test]
     fn hostile_headers_never_panic_nor_reach_beyond_ram(
-        is_elf in any::<bool>(),
+        kind in 0..3,
         changes in vec((0_usize..0x300, any::<u8>()), 0..12),
         words in vec((0_usize..0x40, prop_oneof![Just(u64::MAX), Just(1 << 63), Just(RAM), any::<u64>()]), 0..3),
         cut in 0_usize..8192,
-        pvh in any::<bool>(),
+        protocol in prop_oneof![Just(Protocol::Auto), Just(Protocol::Linux64), Just(Protocol::Pvh)],
     ) {
-        let mut image = if is_elf {
-            elf(M, &[Segment::load(M, &[0x90; 100], 200), Segment::note(&[4; 64])])
-        } else {
-            bzimage(|_| ())
+        let mut image = match kind {
+            0 => elf(M, &[Segment::load(M, &[0x90; 100], 200), Segment::note(&[4; 64])]),
+            1 => bzimage(|_| ()),
+            _ => packed(),
         };
         let len = image.len();
         for (at, byte) in changes {
@@ -170,9 +212,8 @@ proptest! {
         }
         image.truncate(len.saturating_sub(cut % 16 * (cut / 16)));
         let memory = memory();
-        let protocol = if pvh { Protocol::Pvh } else { Protocol::Auto };
 
-        let loaded = check(image).and_then(|image| image.load(&memory, protocol));
+        let loaded = check_for(image, protocol).and_then(|image| image.load(&memory, protocol));
 
         prop_assert!(only_high_memory_was_written(&memory));
         if let Ok(loaded) = loaded {

@@ -23,7 +23,9 @@ pub(crate) struct RunArgs {
     /// The kernel's command line, in place of this one; what tells the kernel of its devices is added to it
     #[arg(long, value_name = "TEXT", default_value = DEFAULT_COMMAND_LINE, requires = "kernel", conflicts_with = "config_file")]
     pub(crate) cmdline: String,
-    /// How the kernel is entered: as fits it, by Linux's 64-bit protocol, or by PVH (a vmlinux that has an entry for it)
+    /// How the kernel is entered. auto: a vmlinux at its 64-bit entry; of a bzImage the vmlinux in it, unpacked by underlay
+    /// (gzip, xz, lzma, zstd, lz4), which is fast everywhere, but the kernel then lies at no random address (KASLR). linux64:
+    /// a bzImage unpacks itself. pvh: a vmlinux, also one in a bzImage, that has such an entry
     #[arg(long, value_name = "PROTOCOL", value_enum, default_value = "auto")]
     pub(crate) protocol: ProtocolName,
     /// Guest RAM, such as 128M or 4G; what is beyond 3G lies above 4G for the guest
