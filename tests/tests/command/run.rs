@@ -18,6 +18,17 @@ const HELLO: &[u8] =
     &[0x66, 0xba, 0xf8, 0x03, 0xb0, b'!', 0xee, 0x66, 0xba, 0x01, 0x05, 0xb0, 42, 0xee, 0xf4];
 /// mov $0xfe, %al; out %al, $0x64; hlt
 const RESET: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64, 0xf4];
+/// Words and double words at the serial port, whose registers are a byte wide. Writes an A and so 0 to the next register, a
+/// B and a C in the same way by a string instruction; $0x5a to its last register, reads that with the three before it, and
+/// ends with it as its status:
+/// mov $0x3f8, %dx; mov $'A', %ax; out %ax, (%dx); mov $data, %esi; mov $2, %ecx; cld; rep outsw; mov $0x3ff, %dx;
+/// mov $0x5a, %al; out %al, (%dx); mov $0x3fc, %dx; in (%dx), %eax; shr $24, %eax; mov $0x501, %dx; out %al, (%dx); hlt;
+/// data: .word 'B', 'C'
+const WIDE: &[u8] = &[
+    0x66, 0xba, 0xf8, 0x03, 0x66, 0xb8, b'A', 0x00, 0x66, 0xef, 0xbe, 0x2d, 0x00, 0x10, 0x00, 0xb9, 0x02,
+    0x00, 0x00, 0x00, 0xfc, 0x66, 0xf3, 0x6f, 0x66, 0xba, 0xff, 0x03, 0xb0, 0x5a, 0xee, 0x66, 0xba, 0xfc,
+    0x03, 0xed, 0xc1, 0xe8, 0x18, 0x66, 0xba, 0x01, 0x05, 0xee, 0xf4, b'B', 0x00, b'C', 0x00,
+];
 /// ud2, with no handler
 const FAULT: &[u8] = &[0x0f, 0x0b];
 /// jmp .
@@ -32,6 +43,7 @@ const READ: &[u8] = &[
 pub(crate) fn add_to(suite: &mut Suite) {
     let kvm = [Need::Kvm];
     suite.test("run::what_a_guest_writes_and_ends_with_is_seen", &kvm, hello);
+    suite.test("run::wide_accesses_reach_a_port_for_each_byte", &kvm, wide);
     suite.test("run::a_reset_ends_with_success", &kvm, reset);
     suite.test("run::a_triple_fault_is_told_with_its_instruction", &kvm, fault);
     suite.test("run::what_is_typed_reaches_the_guest", &kvm, typed);
@@ -79,6 +91,12 @@ fn hello() {
         assert_eq!((finished.code, finished.stdout.as_str()), (Some(42), "!"), "{}", finished.stderr);
         assert_eq!(finished.stderr, "");
     }
+}
+
+fn wide() {
+    let finished = run(WIDE, &[]);
+
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(0x5a), "ABC"), "{}", finished.stderr);
 }
 
 fn reset() {

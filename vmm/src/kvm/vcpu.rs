@@ -1,6 +1,6 @@
 //! A vCPU: its state at entry, KVM_RUN, and why it came back.
 
-use std::{io, num::NonZeroU32, ops::ControlFlow, ptr, sync::Arc};
+use std::{io, num::NonZeroU32, ptr, sync::Arc};
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_HALTED, Msrs, kvm_msr_entry};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
@@ -8,7 +8,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use super::{
     CpuFeature, EntryState, Exit, GuestIo, KernelEntry, Registers, Stats, StatsError,
     exit::internal_error,
-    guest_io::answer,
+    guest_io::run_answered,
     poison::Guarded,
     stats,
     stop::{Armed, StopHandle},
@@ -158,15 +158,9 @@ impl Vcpu {
     pub fn run_with(&mut self, io: &mut dyn GuestIo) -> Result<Exit, VcpuError> {
         self.guarded(|vcpu| {
             loop {
-                let left = match vcpu.fd.run() {
-                    Ok(exit) => match answer(exit, io) {
-                        Ok(ControlFlow::Continue(())) => continue,
-                        Ok(ControlFlow::Break(())) => return Ok(Exit::Device),
-                        Err(exit) => Ok(Left::of(&exit)),
-                    },
-                    Err(errno) => Err(errno.into()),
-                };
-                return vcpu.explain(left);
+                if let Some(left) = run_answered(&mut vcpu.fd, io).transpose() {
+                    return vcpu.explain(left);
+                }
             }
         })
     }
@@ -248,13 +242,13 @@ impl Vcpu {
 }
 
 /// An exit that is none of I/O, without its borrow of the vCPU.
-enum Left {
+pub(super) enum Left {
     Known(Exit),
     InternalError,
 }
 
 impl Left {
-    const fn of(exit: &VcpuExit<'_>) -> Self {
+    pub(super) const fn of(exit: &VcpuExit<'_>) -> Self {
         Self::Known(match *exit {
             VcpuExit::Intr => Exit::Interrupted,
             VcpuExit::Shutdown => Exit::Shutdown,

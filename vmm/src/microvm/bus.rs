@@ -26,18 +26,18 @@ impl Bus {
 }
 
 impl GuestIo for Bus {
+    // Registers behind ports are a byte wide here, as on the bus of a PC: a wider access reaches those of the next ports too.
     fn read_port(&mut self, port: u16, data: &mut [u8]) {
-        // Ports of devices here are a byte wide: more of them come in a row from the same one.
-        for byte in data {
+        for (byte, port) in data.iter_mut().zip(ports_from(port)) {
             let mut one = [NOTHING];
-            let _nobody = self.devices.pio_read(PioAddress(port), &mut one);
+            let _nobody = self.devices.pio_read(port, &mut one);
             [*byte] = one;
         }
     }
 
     fn write_port(&mut self, port: u16, data: &[u8]) -> ControlFlow<()> {
-        for byte in data {
-            let _nobody = self.devices.pio_write(PioAddress(port), &[*byte]);
+        for (byte, port) in data.iter().zip(ports_from(port)) {
+            let _nobody = self.devices.pio_write(port, &[*byte]);
         }
         self.go_on()
     }
@@ -53,5 +53,68 @@ impl GuestIo for Bus {
             log::debug!("the guest wrote to {address:#x}, where there is no device");
         }
         self.go_on()
+    }
+}
+
+/// `port` and those behind it.
+fn ports_from(port: u16) -> impl Iterator<Item = PioAddress> {
+    (0..).map(move |behind| PioAddress(port.wrapping_add(behind)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use vm_device::{
+        MutDevicePio,
+        bus::{PioAddressOffset, PioRange},
+    };
+
+    use super::*;
+
+    /// Registers that are their own number until they are written.
+    struct Registers([u8; 8]);
+
+    impl MutDevicePio for Registers {
+        fn pio_read(&mut self, _: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+            data.copy_from_slice(&[self.0[usize::from(offset)]]);
+        }
+
+        fn pio_write(&mut self, _: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+            [self.0[usize::from(offset)]] = data.try_into().unwrap();
+        }
+    }
+
+    fn bus() -> Bus {
+        let mut devices = IoManager::new();
+        let registers = Arc::new(Mutex::new(Registers([0, 1, 2, 3, 4, 5, 6, 7])));
+        devices.register_pio(PioRange::new(PioAddress(0x3f8), 8).unwrap(), registers).unwrap();
+        Bus { devices: Arc::new(devices), end: End::new().unwrap() }
+    }
+
+    fn read<const N: usize>(bus: &mut Bus, port: u16) -> [u8; N] {
+        let mut data = [0; N];
+        bus.read_port(port, &mut data);
+        data
+    }
+
+    #[test]
+    fn a_wide_access_reaches_the_registers_of_the_next_ports() {
+        let mut bus = bus();
+
+        assert_eq!(read(&mut bus, 0x3f8), [0]);
+        assert_eq!(read(&mut bus, 0x3fb), [3, 4]);
+        assert!(bus.write_port(0x3fb, &[7, 8, 9, 10]).is_continue());
+        assert_eq!(read(&mut bus, 0x3f9), [1, 2, 7, 8]);
+        assert_eq!(read(&mut bus, 0x3fd), [9, 10]);
+    }
+
+    #[test]
+    fn where_there_is_no_device_ones_are_read() {
+        let mut bus = bus();
+
+        assert_eq!(read(&mut bus, 0x3f7), [0xff, 0]);
+        assert_eq!(read(&mut bus, 0x3fe), [6, 7, 0xff, 0xff]);
+        assert_eq!(read(&mut bus, 0xffff), [0xff, 0xff]);
     }
 }
