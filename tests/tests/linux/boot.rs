@@ -7,18 +7,21 @@ use underlay_tests::{Finished, Linux, Need, Suite, Turn, huge_pages, underlay};
 
 use super::support::M;
 
-/// Guest RAM: the kernel, its tables, and room for what the init fills.
+/// Guest RAM: the kernel, its tables, and room for what the init fills. Of pages of 1 GiB there is one.
 const BYTES: u64 = 64 * M;
 
 pub(crate) fn add_to(suite: &mut Suite) {
     let pages_of_2m = Need::HugePages(HugePageSize::Mb2, BYTES / (2 * M));
+    let page_of_1g = Need::HugePages(HugePageSize::Gb1, 1);
     for (backing, need) in [
         (Backing::Anonymous, None),
         (Backing::AnonymousThp, Some(Need::Thp)),
         (Backing::AnonymousHugetlb2mb, Some(pages_of_2m)),
+        (Backing::AnonymousHugetlb1gb, Some(page_of_1g)),
         (Backing::Shmem, None),
         (Backing::ShmemThp, Some(Need::ShmemThp)),
         (Backing::SharedHugetlb2mb, Some(pages_of_2m)),
+        (Backing::SharedHugetlb1gb, Some(page_of_1g)),
         (Backing::GuestMemfd, Some(Need::GuestMemfd)),
         (Backing::Managed4kb, None),
         (Backing::Managed2mb, Some(pages_of_2m)),
@@ -59,10 +62,11 @@ fn passed(finished: &Finished, test: &str, code: i32) {
 }
 
 fn boots(backing: &Backing, vcpus: usize) {
-    let _settings = huge_pages(backing, BYTES);
-    let (name, count) = (backing.to_string(), vcpus.to_string());
+    let bytes = backing.hugetlb().map_or(BYTES, |page| page.bytes().max(BYTES));
+    let _settings = huge_pages(backing, bytes);
+    let (name, count, size) = (backing.to_string(), vcpus.to_string(), bytes.to_string());
 
-    let finished = run("fill:8:1,exit:7", vcpus, &["--mem", "64M", "--backing", &name, "--vcpus", &count]);
+    let finished = run("fill:8:1,exit:7", vcpus, &["--mem", &size, "--backing", &name, "--vcpus", &count]);
 
     passed(&finished, "fill:8:1", 7);
     assert!(finished.stdout.contains(&format!("init: up cpus={vcpus} ")), "{}", finished.stdout);
