@@ -7,6 +7,7 @@
 
 use std::{
     fmt, io,
+    marker::PhantomData,
     os::fd::{AsRawFd, BorrowedFd},
 };
 
@@ -16,8 +17,9 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError, VolatileSlic
 /// How many stretches one vectored call takes (`UIO_MAXIOV`).
 const MAX_SEGMENTS: usize = 1024;
 
-/// Stretches of guest memory, in order, and how much of them has not been consumed yet.
-struct Segments {
+/// Stretches of guest memory, in order, that the device may access in one direction, and how much of them has not been
+/// consumed yet.
+pub struct Buffers<D> {
     /// Keeps mapped what `host` points to.
     memory: GuestMemoryView,
     /// Where they are in this process; each lies in `memory`, and none is empty when it is pushed.
@@ -28,30 +30,38 @@ struct Segments {
     first: usize,
     /// Bytes not consumed.
     len: usize,
+    direction: PhantomData<D>,
 }
 
-// SAFETY: the pointers lead into guest RAM, which `memory` keeps mapped and any thread may access.
-unsafe impl Send for Segments {}
-
 /// What the device may only read.
-#[derive(Debug)]
-pub struct ReadBuffers(Segments);
+pub type ReadBuffers = Buffers<DeviceReadable>;
 
 /// What the device may only write.
+pub type WriteBuffers = Buffers<DeviceWritable>;
+
+/// The direction of what the driver sends.
 #[derive(Debug)]
-pub struct WriteBuffers(Segments);
+pub enum DeviceReadable {}
+
+/// The direction of what the device answers.
+#[derive(Debug)]
+pub enum DeviceWritable {}
+
+// SAFETY: the pointers lead into guest RAM, which `memory` keeps mapped and any thread may access. There is no value of
+// the direction.
+unsafe impl<D> Send for Buffers<D> {}
 
 /// The request ended before the bytes that were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the buffers of the request are too short")]
 pub struct TooShort;
 
-impl Segments {
-    fn new(memory: GuestMemoryView) -> Self {
-        Self { memory, host: Vec::new(), guest: Vec::new(), first: 0, len: 0 }
+impl<D> Buffers<D> {
+    pub(super) const fn new(memory: GuestMemoryView) -> Self {
+        Self { memory, host: Vec::new(), guest: Vec::new(), first: 0, len: 0, direction: PhantomData }
     }
 
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.host.clear();
         self.guest.clear();
         self.first = 0;
@@ -59,7 +69,7 @@ impl Segments {
     }
 
     /// Adds `len` bytes at `address`, if all of them are guest memory.
-    fn push(&mut self, address: GuestAddress, len: usize) -> Result<(), GuestMemoryError> {
+    pub(super) fn push(&mut self, address: GuestAddress, len: usize) -> Result<(), GuestMemoryError> {
         let mut next = address.0;
         for slice in self.memory.get_slices(address, len) {
             let slice = slice?;
@@ -73,6 +83,33 @@ impl Segments {
             self.len += slice.len();
         }
         Ok(())
+    }
+
+    /// How many bytes have not been consumed.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether everything has been consumed.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether what is left begins and ends at multiples of `alignment` bytes in this process, piece by piece.
+    #[must_use]
+    pub fn is_aligned(&self, alignment: usize) -> bool {
+        let aligned = |part: &libc::iovec| {
+            part.iov_base.addr().is_multiple_of(alignment) && part.iov_len.is_multiple_of(alignment)
+        };
+        self.left().iter().all(aligned)
+    }
+
+    /// Where what is left lies in guest-physical memory.
+    pub fn guest_ranges(&self) -> impl Iterator<Item = (GuestAddress, usize)> + '_ {
+        let guest = self.guest.iter().skip(self.first);
+        guest.zip(self.left()).map(|(address, host)| (GuestAddress(*address), host.iov_len))
     }
 
     /// What is left, for a vectored call.
@@ -140,63 +177,15 @@ impl Segments {
         self.consume(len);
         Ok(())
     }
-
-    /// Whether every stretch begins and ends at a multiple of `alignment` in this process.
-    fn is_aligned(&self, alignment: usize) -> bool {
-        let aligned = |part: &libc::iovec| {
-            part.iov_base.addr().is_multiple_of(alignment) && part.iov_len.is_multiple_of(alignment)
-        };
-        self.left().iter().all(aligned)
-    }
-
-    fn guest_ranges(&self) -> impl Iterator<Item = (GuestAddress, usize)> + '_ {
-        let guest = self.guest.iter().skip(self.first);
-        guest.zip(self.left()).map(|(address, host)| (GuestAddress(*address), host.iov_len))
-    }
 }
 
 impl ReadBuffers {
-    pub(super) fn new(memory: GuestMemoryView) -> Self {
-        Self(Segments::new(memory))
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    pub(super) fn push(&mut self, address: GuestAddress, len: usize) -> Result<(), GuestMemoryError> {
-        self.0.push(address, len)
-    }
-
-    /// How many bytes have not been read.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.0.len
-    }
-
-    /// Whether everything has been read.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.0.len == 0
-    }
-
-    /// Whether what is left begins and ends at multiples of `alignment` bytes in this process, piece by piece.
-    #[must_use]
-    pub fn is_aligned(&self, alignment: usize) -> bool {
-        self.0.is_aligned(alignment)
-    }
-
-    /// Where what is left lies in guest-physical memory.
-    pub fn guest_ranges(&self) -> impl Iterator<Item = (GuestAddress, usize)> + '_ {
-        self.0.guest_ranges()
-    }
-
     /// Reads the next bytes of the request.
     ///
     /// # Errors
     /// [`TooShort`]; nothing was read then.
     pub fn read_exact(&mut self, bytes: &mut [u8]) -> Result<(), TooShort> {
-        self.0.copy(bytes.len(), |slice, at| {
+        self.copy(bytes.len(), |slice, at| {
             slice.copy_to(bytes.get_mut(at..).unwrap_or_default());
         })
     }
@@ -206,17 +195,16 @@ impl ReadBuffers {
     /// # Errors
     /// What the call returned; what had been written until then is consumed.
     pub fn write_to(&mut self, file: BorrowedFd<'_>, mut offset: u64) -> io::Result<()> {
-        while self.0.len > 0 {
+        while self.len > 0 {
             let at = file_offset(offset)?;
             // SAFETY: the stretches lie in memory that is kept mapped, their number is that of the array, and the
             // kernel only reads them. It fails with EFAULT where a page cannot be had.
-            let written = retry(|| unsafe {
-                libc::pwritev(file.as_raw_fd(), self.0.left().as_ptr(), self.0.count(), at)
-            })?;
+            let written =
+                retry(|| unsafe { libc::pwritev(file.as_raw_fd(), self.left().as_ptr(), self.count(), at) })?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            self.0.consume(written);
+            self.consume(written);
             offset += written as u64;
         }
         Ok(())
@@ -228,50 +216,15 @@ impl ReadBuffers {
     /// What the call returned.
     pub fn write_packet(&mut self, file: BorrowedFd<'_>) -> io::Result<usize> {
         // SAFETY: as in `write_to`.
-        retry(|| unsafe { libc::writev(file.as_raw_fd(), self.0.left().as_ptr(), self.0.count()) })
+        retry(|| unsafe { libc::writev(file.as_raw_fd(), self.left().as_ptr(), self.count()) })
     }
 }
 
 impl WriteBuffers {
-    pub(super) fn new(memory: GuestMemoryView) -> Self {
-        Self(Segments::new(memory))
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    pub(super) fn push(&mut self, address: GuestAddress, len: usize) -> Result<(), GuestMemoryError> {
-        self.0.push(address, len)
-    }
-
-    /// How many bytes have not been written.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.0.len
-    }
-
-    /// Whether everything has been written.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.0.len == 0
-    }
-
-    /// Whether what is left begins and ends at multiples of `alignment` bytes in this process, piece by piece.
-    #[must_use]
-    pub fn is_aligned(&self, alignment: usize) -> bool {
-        self.0.is_aligned(alignment)
-    }
-
-    /// Where what is left lies in guest-physical memory.
-    pub fn guest_ranges(&self) -> impl Iterator<Item = (GuestAddress, usize)> + '_ {
-        self.0.guest_ranges()
-    }
-
     /// Takes the last byte, where block devices put their status, off the end, and says where it is.
     pub fn take_last_byte(&mut self) -> Option<GuestAddress> {
-        let (address, len) = self.0.guest_ranges().last()?;
-        self.0.truncate(self.0.len - 1);
+        let (address, len) = self.guest_ranges().last()?;
+        self.truncate(self.len - 1);
         Some(GuestAddress(address.0 + len as u64 - 1))
     }
 
@@ -280,10 +233,10 @@ impl WriteBuffers {
     /// # Errors
     /// [`TooShort`]; nothing is left out then.
     pub fn skip(&mut self, count: usize) -> Result<(), TooShort> {
-        if count > self.0.len {
+        if count > self.len {
             return Err(TooShort);
         }
-        self.0.consume(count);
+        self.consume(count);
         Ok(())
     }
 
@@ -292,7 +245,7 @@ impl WriteBuffers {
     /// # Errors
     /// [`TooShort`]; nothing was written then.
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), TooShort> {
-        self.0.copy(bytes.len(), |slice, at| slice.copy_from(bytes.get(at..).unwrap_or_default()))
+        self.copy(bytes.len(), |slice, at| slice.copy_from(bytes.get(at..).unwrap_or_default()))
     }
 
     /// `preadv`: fills all that is left from `file` at `offset`, in bytes.
@@ -300,17 +253,16 @@ impl WriteBuffers {
     /// # Errors
     /// What the call returned, or `UnexpectedEof`; what had been filled until then is consumed.
     pub fn read_from(&mut self, file: BorrowedFd<'_>, mut offset: u64) -> io::Result<()> {
-        while self.0.len > 0 {
+        while self.len > 0 {
             let at = file_offset(offset)?;
             // SAFETY: the stretches lie in memory that is kept mapped and that may be written at any time, and their
             // number is that of the array. It fails with EFAULT where a page cannot be had.
-            let read = retry(|| unsafe {
-                libc::preadv(file.as_raw_fd(), self.0.left().as_ptr(), self.0.count(), at)
-            })?;
+            let read =
+                retry(|| unsafe { libc::preadv(file.as_raw_fd(), self.left().as_ptr(), self.count(), at) })?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            self.0.consume(read);
+            self.consume(read);
             offset += read as u64;
         }
         Ok(())
@@ -323,11 +275,11 @@ impl WriteBuffers {
     /// What the call returned.
     pub fn read_packet(&mut self, file: BorrowedFd<'_>) -> io::Result<usize> {
         // SAFETY: as in `read_from`.
-        retry(|| unsafe { libc::readv(file.as_raw_fd(), self.0.left().as_ptr(), self.0.count()) })
+        retry(|| unsafe { libc::readv(file.as_raw_fd(), self.left().as_ptr(), self.count()) })
     }
 }
 
-impl fmt::Debug for Segments {
+impl<D> fmt::Debug for Buffers<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.guest_ranges()).finish()
     }
