@@ -1,9 +1,16 @@
-use std::{fs, os::unix::fs::MetadataExt, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
+use guest_mem::Backing;
 use mmu_notifier::AddressRange;
 
 use super::*;
-use crate::virtio::testing::{Buffer, DATA, Driver, survives_any_rings};
+use crate::virtio::testing::{Buffer, DATA, Driver, MEMORY, survives_any_rings};
 
 /// Where the test's requests have their parts.
 const STATUS: u64 = DATA + 0x100;
@@ -24,6 +31,10 @@ struct Bench {
 
 impl Bench {
     fn new(change: impl FnOnce(&mut DriveConfig)) -> Self {
+        Self::on(Driver::new(64), change)
+    }
+
+    fn on(driver: Driver, change: impl FnOnce(&mut DriveConfig)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk");
         let bytes: Vec<u8> = (0..DISK).map(|at| u8::try_from(at / 512 % 251).unwrap()).collect();
@@ -31,7 +42,6 @@ impl Bench {
         let mut config = DriveConfig::new("rootfs", path);
         change(&mut config);
         let mut block = Block::new(config).unwrap();
-        let driver = Driver::new(64);
         let features = block.features();
         block.activate(driver.activation_with(0, features)).unwrap();
         Self { directory, driver, block }
@@ -144,6 +154,39 @@ fn no_pin_outlives_its_request() {
     let discarded = bench.driver.memory().discard(page).unwrap();
 
     assert_eq!((discarded.freed_bytes, discarded.pinned_bytes), (4096, 0));
+}
+
+/// More requests than it takes to meet one that is under way.
+const MANY: u32 = 100_000;
+
+#[test]
+fn what_the_hardware_writes_is_pinned_meanwhile() {
+    for backing in [Backing::Anonymous, Backing::Shmem] {
+        let mut bench = Bench::on(Driver::of(64, MEMORY, backing), direct);
+        let (memory, range) =
+            (Arc::clone(bench.driver.memory()), AddressRange::new(PAYLOAD, 32 << 10).unwrap());
+        let is_met = Arc::new(AtomicBool::new(false));
+        let meets = Arc::clone(&is_met);
+        // Until it finds the pages of a request that it may not have.
+        let discarder = thread::spawn(move || {
+            while Arc::strong_count(&meets) > 1 && !meets.load(Ordering::Relaxed) {
+                let pinned = memory.discard(range).unwrap().pinned_bytes;
+                assert!(pinned == 0 || pinned == range.len());
+                meets.store(pinned > 0, Ordering::Relaxed);
+            }
+        });
+
+        let mut requests = 0;
+        while !is_met.load(Ordering::Relaxed) {
+            requests += 1;
+            assert!(requests < MANY, "no request has pinned its buffer");
+            assert_eq!(bench.request(IN, 8, &[Buffer::write(PAYLOAD, 32 << 10)]).0, OK);
+        }
+
+        discarder.join().unwrap();
+        assert_eq!(bench.driver.read::<512>(PAYLOAD), [8; 512], "what was read is there");
+        assert_eq!(bench.driver.read::<512>(PAYLOAD + (31 << 10)), [70; 512]);
+    }
 }
 
 #[test]
