@@ -2,6 +2,8 @@
 //! same.
 #![expect(unsafe_code, reason = "rustix has no call for a discard")]
 
+use core::time::Duration;
+
 use rustix::fd::OwnedFd;
 use rustix::fs::{self, OFlags, SeekFrom};
 use rustix::io::{self, Errno};
@@ -10,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::console::say;
 use crate::machine;
+use crate::memory;
 use crate::outcome::Failure;
 use crate::region::{Pages, Region};
 use crate::script::Arguments;
@@ -37,6 +40,18 @@ pub(crate) fn both(arguments: &mut Arguments) -> Result<(), Failure> {
 /// `disk-read[:NAME]`: checksum of the whole disk.
 pub(crate) fn read(arguments: &mut Arguments) -> Result<(), Failure> {
     Disk::open(arguments, OFlags::RDONLY)?.report("disk-read")
+}
+
+/// `disk-changes[:NAME]`: waits until the host has put another disk in its place, of another size, and says the checksum
+/// of that.
+pub(crate) fn changes(arguments: &mut Arguments) -> Result<(), Failure> {
+    let mut disk = Disk::open(arguments, OFlags::RDONLY)?;
+    let before = disk.bytes;
+    while disk.bytes == before {
+        memory::pause(Duration::from_millis(50));
+        disk.bytes = size(&disk.file)?;
+    }
+    disk.report("disk-changes")
 }
 
 /// `disk-write[:NAME]`: fills the disk with a pattern, reads it back and compares.
@@ -80,6 +95,11 @@ pub(crate) fn read_only(arguments: &mut Arguments) -> Result<(), Failure> {
     }
 }
 
+/// How large the disk is now, in bytes.
+fn size(file: &OwnedFd) -> Result<u64, Failure> {
+    fs::seek(file, SeekFrom::End(0)).map_err(Failure::refused("size of the disk"))
+}
+
 impl Disk {
     /// The disk that the next argument names, or the first one.
     fn open(arguments: &mut Arguments, how: OFlags) -> Result<Self, Failure> {
@@ -87,7 +107,7 @@ impl Disk {
         let name = arguments.text().unwrap_or("vda");
         let file = fs::openat(&directory, name, how | OFlags::DIRECT | OFlags::CLOEXEC, fs::Mode::empty())
             .map_err(Failure::refused("open the disk"))?;
-        let bytes = fs::seek(&file, SeekFrom::End(0)).map_err(Failure::refused("size of the disk"))?;
+        let bytes = size(&file)?;
         Ok(Self { file, bytes, buffer: Region::map(CHUNK_MIB, Pages::Huge)? })
     }
 

@@ -64,6 +64,7 @@ fn run_one(test: &str) -> Result<(), Failure> {
         "thp" => memory::thp(arguments),
         "disk" => disk::both(arguments),
         "disk-read" => disk::read(arguments),
+        "disk-changes" => disk::changes(arguments),
         "disk-write" => disk::write(arguments),
         "disk-throughput" => disk::throughput(arguments),
         "disk-discard" => disk::discard(arguments),
