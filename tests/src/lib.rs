@@ -3,6 +3,7 @@
 //! A test says what it [`Need`]s. What the host lacks is found out before the tests run; a test that misses something
 //! is skipped, which the runner shows and counts as `ignored`, and [`Suite::run`] says why at the end.
 
+mod bzimage;
 mod command;
 mod linux;
 mod needs;
@@ -11,8 +12,9 @@ mod python;
 mod suite;
 mod tiny;
 
+pub use bzimage::bzimage;
 pub use command::{Finished, underlay, underlay_path};
-pub use linux::{Linux, Turn};
+pub use linux::{Linux, Turn, debian_kernel};
 pub use needs::{Need, huge_pages};
 pub use network::{TAP, in_own_network, ip};
 pub use python::PythonPackage;

@@ -1,4 +1,5 @@
-//! The Linux that real guests boot: what resources/kernel/build.sh and resources/initrd/build.sh have built.
+//! The Linux that real guests boot: what resources/kernel/build.sh and resources/initrd/build.sh have built, and Debian's, which
+//! resources/debian/fetch.sh has fetched.
 
 use std::{
     fs,
@@ -35,18 +36,13 @@ impl Linux {
     /// # Errors
     /// What has not been built, and what builds it.
     pub fn built() -> Result<Self, String> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let newest = |folder: &str, is_right: fn(&Path) -> bool| {
-            newest_in(&root.join("target").join(folder), is_right)
-                .ok_or_else(|| format!("needs resources/{folder}/build.sh to have been run"))
-        };
-        let command_line = fs::read_to_string(root.join("resources/kernel/cmdline"))
+        let command_line = fs::read_to_string(root().join("resources/kernel/cmdline"))
             .map_err(|error| format!("resources/kernel/cmdline: {error}"))?;
         Ok(Self {
-            kernel: newest("kernel", |path| {
-                path.file_stem().is_some_and(|name| name.to_string_lossy().starts_with("vmlinux-"))
+            kernel: made_by("kernel/build.sh", |path| begins(path, "vmlinux-"))?,
+            initrd: made_by("initrd/build.sh", |path| {
+                path.extension().is_some_and(|extension| extension == "cpio")
             })?,
-            initrd: newest("initrd", |path| path.extension().is_some_and(|extension| extension == "cpio"))?,
             command_line: command_line.trim().to_owned(),
         })
     }
@@ -56,6 +52,14 @@ impl Linux {
     pub fn line_for(&self, tests: &str) -> String {
         format!("{} underlay.test={tests}", self.command_line)
     }
+}
+
+/// Debian's kernel, as its package has it: a bzImage.
+///
+/// # Errors
+/// It has not been fetched, and what fetches it.
+pub fn debian_kernel() -> Result<PathBuf, String> {
+    made_by("debian/fetch.sh", |path| begins(path, "vmlinuz-"))
 }
 
 impl Turn {
@@ -75,6 +79,22 @@ impl Drop for Turn {
         *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= self.vcpus;
         ENDED.notify_all();
     }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn begins(path: &Path, name: &str) -> bool {
+    path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name))
+}
+
+/// What `script`, a path below `resources`, has made last: a file whose name is right, in the folder under target/ that is
+/// called like the script's.
+fn made_by(script: &str, is_right: fn(&Path) -> bool) -> Result<PathBuf, String> {
+    let folder = Path::new(script).parent().unwrap_or(Path::new(""));
+    newest_in(&root().join("target").join(folder), is_right)
+        .ok_or_else(|| format!("needs resources/{script} to have been run"))
 }
 
 /// The file in `folder` that was changed last, of those whose names are right.

@@ -39,6 +39,8 @@ pub enum Need {
     GigabyteGuestPages,
     /// The kernel and the initrd of the test guest, built.
     Linux,
+    /// Debian's kernel, fetched.
+    DebianKernel,
     /// A package of PyPI, installed now if need be.
     Python(PythonPackage),
     /// A program of this name.
@@ -80,6 +82,7 @@ impl Need {
                 .then_some(())
                 .ok_or("KVM offers its guests no 1 GiB pages".to_owned()),
             Self::Linux => crate::Linux::built().map(|_| ()),
+            Self::DebianKernel => crate::debian_kernel().map(|_| ()),
             Self::Python(package) => package.install(),
             Self::Program(name) => Command::new(name)
                 .arg("--version")

@@ -1,11 +1,15 @@
 //! Linux boots to its init on every backing, and scripts see its status.
 
-use std::fs::File;
+use std::{
+    fs::{self, File},
+    path::Path,
+};
 
-use guest_mem::{Backing, HugePageSize};
-use underlay_tests::{Finished, Linux, Need, Suite, Turn, huge_pages, underlay};
+use guest_mem::{Backing, ByteSize, HugePageSize};
+use underlay_tests::{Finished, Linux, Need, Suite, Turn, bzimage, debian_kernel, huge_pages, underlay};
+use vmm::{boot::BootSource, memory::MemoryConfig, microvm::Ending};
 
-use super::support::M;
+use super::support::{Guest, M};
 
 /// Guest RAM: the kernel, its tables, and room for what the init fills. Of pages of 1 GiB there is one.
 const BYTES: u64 = 64 * M;
@@ -39,15 +43,22 @@ pub(crate) fn add_to(suite: &mut Suite) {
     let needs = [Need::Kvm, Need::Linux];
     suite.test("boot::file::one_vcpu", &needs, on_a_file);
     suite.test("boot::by_pvh", &needs, by_pvh);
+    suite.test("boot::packed_in_a_bzimage", &needs, packed);
+    suite.test("boot::debians_kernel_speaks", &[Need::Kvm, Need::DebianKernel], debian);
     suite.test("boot::a_panic_of_the_guest_resets_it", &needs, panics);
     suite.test("boot::ram_above_the_hole_is_the_guests", &[Need::Kvm, Need::Linux, Need::Overcommit], above);
 }
 
 /// Runs `underlay run` with a Linux guest whose init runs `tests`.
 fn run(tests: &str, vcpus: usize, more: &[&str]) -> Finished {
+    run_kernel(&Linux::built().unwrap().kernel, tests, vcpus, more)
+}
+
+/// The same with another kernel.
+fn run_kernel(kernel: &Path, tests: &str, vcpus: usize, more: &[&str]) -> Finished {
     let _turn = Turn::wait(vcpus);
     let linux = Linux::built().unwrap();
-    let (kernel, initrd) = (linux.kernel.to_str().unwrap(), linux.initrd.to_str().unwrap());
+    let (kernel, initrd) = (kernel.to_str().unwrap(), linux.initrd.to_str().unwrap());
     let line = linux.line_for(tests);
     let args = ["run", "--kernel", kernel, "--initrd", initrd, "--cmdline", &line];
     underlay(&[&args[..], more].concat())
@@ -81,7 +92,7 @@ fn on_a_file() {
     let finished = run("fill:8:1,exit:7", 1, &["--mem", "64M", "--backing", &backing]);
 
     passed(&finished, "fill:8:1", 7);
-    let unwritten = std::fs::read(&path).unwrap().iter().all(|byte| *byte == 0);
+    let unwritten = fs::read(&path).unwrap().iter().all(|byte| *byte == 0);
     assert!(unwritten, "a private mapping leaves the file alone");
 }
 
@@ -89,6 +100,35 @@ fn by_pvh() {
     let finished = run("exit:9", 1, &["--mem", "64M", "--protocol", "pvh"]);
 
     assert_eq!(finished.code, Some(9), "{}{}", finished.stdout, finished.stderr);
+}
+
+fn packed() {
+    let vmlinux = fs::read(Linux::built().unwrap().kernel).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bzImage");
+    fs::write(&path, bzimage(&vmlinux, 48 << 20)).unwrap();
+
+    for protocol in ["auto", "pvh"] {
+        let finished = run_kernel(&path, "exit:9", 1, &["--mem", "64M", "--protocol", protocol]);
+
+        assert_eq!(finished.code, Some(9), "{}{}", finished.stdout, finished.stderr);
+    }
+}
+
+/// A kernel as people have it, compressed as its distribution likes. Where KVM emulates its code it cannot come far.
+fn debian() {
+    let source = BootSource {
+        command_line: "earlyprintk=serial,ttyS0,115200 console=ttyS0 underlay.word=4711".to_owned(),
+        ..BootSource::new(debian_kernel().unwrap())
+    };
+    let memory = MemoryConfig::new(ByteSize::new(128 * M).unwrap(), Backing::Anonymous);
+
+    let guest = Guest::boot_from(&source, memory, 1, |_| ());
+    guest.wait_for("Linux version 6.", 1);
+    guest.wait_for(&format!("Command line: {}", source.command_line), 1);
+    guest.handle.stop();
+
+    assert!(matches!(guest.finish().0, Ending::Stopped));
 }
 
 fn panics() {

@@ -62,19 +62,30 @@ impl Guest {
         tests: &str,
         attach: impl FnOnce(&mut MicroVm),
     ) -> Self {
-        let turn = Turn::wait(vcpus as usize);
         let linux = Linux::built().unwrap();
         let source = BootSource {
             initrd: Some(linux.initrd.clone()),
             command_line: linux.line_for(tests),
             ..BootSource::new(&linux.kernel)
         };
+        Self::boot_from(&source, memory, vcpus, attach)
+    }
+
+    /// The same for whatever is in `source`.
+    #[track_caller]
+    pub(crate) fn boot_from(
+        source: &BootSource,
+        memory: MemoryConfig,
+        vcpus: u32,
+        attach: impl FnOnce(&mut MicroVm),
+    ) -> Self {
+        let turn = Turn::wait(vcpus as usize);
         let config = MicroVmConfig { vcpus, ..MicroVmConfig::new(memory) };
         let (kvm, interrupt) = (Kvm::open().unwrap(), Interrupt::new().unwrap());
         let console = Screen::default();
         let mut vm = MicroVm::with_output(&kvm, config, &interrupt, Box::new(console.clone())).unwrap();
         attach(&mut vm);
-        let running = vm.start(&source).unwrap();
+        let running = vm.start(source).unwrap();
         let handle = running.handle();
         let thread = thread::spawn(move || running.wait(Vec::new(), None, &mut |_| ()).unwrap());
         Self { handle, console, thread: Some(thread), _turn: turn }
