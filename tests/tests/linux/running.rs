@@ -6,10 +6,10 @@
 
 use std::{ptr, thread, time::Duration};
 
-use guest_mem::Backing;
+use guest_mem::{Backing, ByteSize, ManagedConfig};
 use underlay_tests::{Need, Suite};
 use vmm::{
-    memory::Memory,
+    memory::{Memory, MemoryConfig},
     microvm::{Ending, Whereabouts},
 };
 
@@ -23,7 +23,11 @@ pub(crate) fn add_to(suite: &mut Suite) {
         let needs: Vec<_> = needs.into_iter().chain(more).collect();
         suite.test(format!("running::{backing}::pauses_and_goes_on"), &needs, move || pauses(backing));
     }
-    suite.test("running::shmem::all_ram_dropped_is_intact", &needs, dropped);
+    for (backing, more) in [(Backing::Shmem, None), (Backing::Managed4kb, Some(Need::ManagedFaults))] {
+        let needs: Vec<_> = needs.into_iter().chain(more).collect();
+        suite
+            .test(format!("running::{backing}::all_ram_dropped_is_intact"), &needs, move || dropped(backing));
+    }
     suite.test("running::two_vcpus_tell_where_they_are", &needs, whereabouts);
     suite.test("running::a_guest_that_is_stopped_while_it_boots_leaves_nothing", &needs, leaves_nothing);
 }
@@ -47,9 +51,13 @@ fn pauses(backing: Backing) {
     assert!(!text.contains("mismatch"), "{text}");
 }
 
-/// Drops what this process maps of guest RAM: the memfd keeps the pages.
+/// Drops what this process maps of guest RAM: the memfd, or the manager's shared memory, keeps the pages.
 fn drop_pages(memory: &Memory) {
     for ram in memory.rams() {
+        if let Some(mm) = ram.mm() {
+            mm.dont_need(ram.range()).unwrap();
+            continue;
+        }
         let address = ptr::with_exposed_provenance_mut(usize::try_from(ram.host_address().get()).unwrap());
         let bytes = usize::try_from(ram.size().bytes()).unwrap();
         // SAFETY: the range is all of a shared mapping of a memfd, which keeps every byte of it: whoever touches it, in the
@@ -59,8 +67,10 @@ fn drop_pages(memory: &Memory) {
     }
 }
 
-fn dropped() {
-    let guest = Guest::boot(Backing::Shmem, BYTES, 1, "balloon:16:5,exit:7");
+fn dropped(backing: Backing) {
+    let managed = ManagedConfig { shared: true, ..ManagedConfig::default() };
+    let memory = MemoryConfig { managed, ..MemoryConfig::new(ByteSize::new(BYTES).unwrap(), backing) };
+    let guest = Guest::boot_with(memory, 1, "balloon:16:5,exit:7", |_| ());
     guest.wait_for("init: holding", 1);
 
     while !guest.text().contains("init: held") {
