@@ -3,6 +3,7 @@
 
 mod command {
     pub(crate) mod bad_input;
+    pub(crate) mod devices;
     pub(crate) mod interrupted;
     pub(crate) mod modelled;
     pub(crate) mod options;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::new();
     command::results::add_to(&mut suite);
     command::run::add_to(&mut suite);
+    command::devices::add_to(&mut suite);
     command::bad_input::add_to(&mut suite);
     command::sizes::add_to(&mut suite);
     command::options::add_to(&mut suite);

@@ -52,8 +52,8 @@ pub(crate) fn add_to(suite: &mut Suite) {
     suite.test("run::output_that_nobody_reads_does_not_stop_the_guest", &kvm, unread);
     suite.test("run::a_masked_feature_is_gone_or_told", &kvm, masked);
     suite.test("run::many_vcpus_wait_and_end", &kvm, many_vcpus);
-    let script = [Need::Kvm, Need::Program("script"), Need::Program("stty")];
-    for end in ["exit", "TERM", "HUP", "ABRT", "SEGV"] {
+    let script = [Need::Kvm, Need::Program("script"), Need::Program("stty"), Need::Program("env")];
+    for end in ["exit", "fault", "INT", "twice", "TERM", "HUP", "QUIT", "ABRT", "SEGV"] {
         suite.test(format!("run::terminal::is_put_back_after_{end}"), &script, move || terminal(end));
     }
     suite.test("run::terminal::an_escape_ends_the_guest", &script, escape);
@@ -210,19 +210,31 @@ fn on_a_terminal(path: &Path, body: &str, typed: &[u8]) -> String {
 /// Waits until the terminal is the guest's.
 const UNTIL_RAW: &str = "until stty -a <&3 | grep -q -- -icanon; do sleep 0.05; done";
 
+/// out %al, (%dx) to the serial port without an end: mov $0x3f8, %dx; 1: out %al, (%dx); jmp 1b
+const CHATTER: &[u8] = &[0x66, 0xba, 0xf8, 0x03, 0xee, 0xeb, 0xfd];
+
 fn terminal(end: &str) {
-    let (_directory, path) = kernel(if end == "exit" { HELLO } else { SPIN });
-    let kill = match end {
-        "exit" => String::new(),
-        // The second, half a second later, is another wish.
-        "twice" => {
-            format!("{UNTIL_RAW}; kill -STOP $p; kill -INT $p; sleep 0.6; kill -INT $p; kill -CONT $p")
-        }
-        signal => format!("{UNTIL_RAW}; kill -{signal} $p"),
+    let (_directory, path) = kernel(match end {
+        "exit" => HELLO,
+        "fault" => FAULT,
+        "twice" => CHATTER,
+        _ => SPIN,
+    });
+    let (before, output, kill) = match end {
+        "exit" | "fault" => ("", "", String::new()),
+        // What the guest writes is not read, so that it does not end at the first signal.
+        "twice" => (
+            "mkfifo $1.fifo; sleep 1000 <$1.fifo & s=$!",
+            ">$1.fifo",
+            format!("{UNTIL_RAW}; kill -INT $p; sleep 1; kill -INT $p; kill $s"),
+        ),
+        signal => ("", "", format!("{UNTIL_RAW}; kill -{signal} $p")),
     };
+    // A shell has what it runs in the background ignore some.
     let body = format!(
         "exec 3<&0; before=$(stty -g <&3)\n\
-         UNDERLAY run --mem 16M --kernel $1 <&3 & p=$!\n\
+         {before}\n\
+         env --default-signal=INT,QUIT UNDERLAY run --mem 16M --kernel $1 <&3 {output} & p=$!\n\
          {kill}\n\
          wait $p\n\
          test \"$before\" = \"$(stty -g <&3)\" && echo as it was || echo changed\n"
