@@ -97,7 +97,7 @@ fn a_history_that_no_kernel_needs_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     /// Whatever is in it, it is unpacked to as many bytes as it says, or refused.
     #[test]
