@@ -24,8 +24,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "TEXT", default_value = DEFAULT_COMMAND_LINE, requires = "kernel", conflicts_with = "config_file")]
     pub(crate) cmdline: String,
     /// How the kernel is entered. auto: a vmlinux at its 64-bit entry; of a bzImage the vmlinux in it, unpacked by underlay
-    /// (gzip, xz, lzma, zstd, lz4), which is fast everywhere, but the kernel then lies at no random address (KASLR). linux64:
-    /// a bzImage unpacks itself. pvh: a vmlinux, also one in a bzImage, that has such an entry
+    /// (gzip, xz, lzma, zstd, lz4; else as linux64), which is fast everywhere, but the kernel then lies at no random address
+    /// (KASLR). linux64: a bzImage unpacks itself. pvh: a vmlinux, also one in a bzImage, that has such an entry
     #[arg(long, value_name = "PROTOCOL", value_enum, default_value = "auto")]
     pub(crate) protocol: ProtocolName,
     /// Guest RAM, such as 128M or 4G; what is beyond 3G lies above 4G for the guest
