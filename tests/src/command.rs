@@ -45,12 +45,14 @@ impl From<Output> for Finished {
 pub fn underlay_path() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        // target/PROFILE/deps/this-test
+        // target/TARGET/PROFILE/deps/this-test
         let test = std::env::current_exe().expect("this test has a path");
-        let profile = test.parent().and_then(Path::parent).expect("this test lies in a profile's folder");
-        let target = profile.parent().expect("the profile's folder lies in the target folder");
+        let mut above = test.ancestors().skip(2);
+        let mut next = || above.next().expect("this test lies in its target's and its profile's folder");
+        let (profile, target, all) = (next(), next(), next());
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--package", "vmm", "--bin", "underlay", "--target-dir"]).arg(target);
+        cargo.args(["build", "--quiet", "--package", "vmm", "--bin", "underlay", "--target-dir"]).arg(all);
+        cargo.arg("--target").arg(target.file_name().expect("a target has a name"));
         if profile.ends_with("release") {
             cargo.arg("--release");
         }
