@@ -19,4 +19,4 @@ pub use needs::{Need, huge_pages};
 pub use network::{TAP, in_own_network, ip};
 pub use python::PythonPackage;
 pub use suite::Suite;
-pub use tiny::{tiny_kernel, write_tiny_kernel};
+pub use tiny::{tiny_kernel, tiny_pvh_kernel, write_tiny_kernel};
