@@ -148,6 +148,43 @@ fn a_filler_that_panics_costs_a_handler_and_not_the_touch() {
     assert_eq!(ram.mm().unwrap().stats().of(FaultReason::FillFailed), 3);
 }
 
+/// Touches guest memory through the window, once.
+#[cfg(debug_assertions)]
+#[derive(Default)]
+struct Touching(Mutex<Option<GuestMemoryView>>);
+
+#[cfg(debug_assertions)]
+impl Filler for Touching {
+    fn name(&self) -> &'static str {
+        "touching"
+    }
+
+    fn fill(&self, _: u64, into: &mut [u8]) -> io::Result<()> {
+        let view = self.0.lock().unwrap().take();
+        if let Some(view) = view {
+            view.read_obj::<u64>(GuestAddress(M)).map_err(io::Error::other)?;
+        }
+        into.fill(5);
+        Ok(())
+    }
+}
+
+/// Were it let through, it would wait for itself until its deadline, and no fill would fail.
+#[cfg(debug_assertions)]
+#[test]
+fn a_handler_that_touches_guest_memory_panics_and_does_not_wait_for_itself() {
+    let filler = Arc::new(Touching::default());
+    let service = ServiceConfig { deadline: Duration::from_secs(10), ..ServiceConfig::default() };
+    let ram = ram(2, ManagedConfig { filler: Some(filler.clone()), service, ..ManagedConfig::default() });
+    *filler.0.lock().unwrap() = Some(ram.view().clone());
+
+    assert_filled(&ram, range(0, PAGE), 5);
+
+    let faults = ram.mm().unwrap().stats();
+    let [failed, late] = [FaultReason::FillFailed, FaultReason::FillLate].map(|reason| faults.of(reason));
+    assert_eq!((failed, late, ram.replaced_handlers()), (1, 0, 1), "{faults:?}");
+}
+
 #[test]
 fn a_filler_that_stalls_is_given_up_and_what_it_writes_in_the_end_is_thrown_away() {
     let (_, ram) = filled(Numbering { stalls: 1, ..Numbering::default() });
