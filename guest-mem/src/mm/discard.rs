@@ -56,12 +56,13 @@ impl Mm {
         }
         let _alone = lock(&self.closing);
         let mmap = self.vmas.mmap_lock().read();
-        self.free_stuck(range).and_then(|()| self.cure(range)).map_err(refused)?;
         let mut all = Closed::default();
         let reached = self.reached_by(range);
         let invalidation = Invalidation::new(reached, Event::Clear);
         let announce = || self.owner.invalidate_range_start(&mmap, invalidation);
         let announced = (!planted::is(Bug::CloseFirst)).then(announce);
+        // Both zap, and a page that was given up may be mapped again: by the fault of a neighbour.
+        self.free_stuck(range).and_then(|()| self.cure(range)).map_err(refused)?;
         let closing: ControlFlow<io::Error> =
             self.table.for_each_locked(range, |pt, part| match self.close(pt, part) {
                 Ok(closed) => {

@@ -1,6 +1,7 @@
 //! The memory manager over a host that maps nothing, with frames that are real memory.
 #![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
+mod announced;
 mod faulty;
 mod history;
 mod naive;

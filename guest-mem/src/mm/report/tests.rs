@@ -121,6 +121,25 @@ fn metadata_comes_with_what_is_touched() {
 }
 
 #[test]
+fn metadata_is_at_most_64_bytes_a_frame_and_less_where_all_is_huge() {
+    // What comes for 1 GiB at a time is all used.
+    let size = ByteSize::new(1 << 30).unwrap();
+    let config = MmConfig { around: FaultAround::OFF, ..MmConfig::new(range(0, size.bytes())) };
+    let bytes_a_frame = |huge: HugePolicy| {
+        let pool = FramePool::new(&PoolConfig::new(PoolMemory::None, size)).unwrap();
+        let mm = Mm::modelled(&config, &pool).unwrap();
+        mm.modify(mm.range(), &VmaChange::Huge(huge)).unwrap();
+        touch(&mm, (0..size.bytes() / PAGE_SIZE).step_by(usize::try_from(BLOCK_SIZE / PAGE_SIZE).unwrap()));
+        mm.report().metadata_bytes * PAGE_SIZE / size.bytes()
+    };
+
+    let [base, huge] = [HugePolicy::Never, HugePolicy::Always].map(bytes_a_frame);
+
+    assert!((16..=64).contains(&base), "{base} bytes a frame");
+    assert!(huge <= 1, "{huge} bytes a frame");
+}
+
+#[test]
 fn people_read_it_as_smaps() {
     let mm = mm();
     touch(&mm, [0, 1024]);

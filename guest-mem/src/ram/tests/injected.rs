@@ -91,7 +91,9 @@ impl Holdings {
             descriptors,
             threads: entries("/proc/self/task").count(),
             mappings: maps_with("injected"),
-            huge_pages: HugePagePool::read(HugePageSize::Mb2).ok().map(|pool| (pool.free, pool.reserved)),
+            huge_pages: has_huge_pages()
+                .then(|| HugePagePool::read(HugePageSize::Mb2).unwrap())
+                .map(|pool| (pool.free, pool.reserved)),
         }
     }
 
@@ -123,10 +125,15 @@ fn huge_pages() -> ((), u64) {
     ((), 0)
 }
 
+/// Whether the host's huge pages are this test's alone: elsewhere others may take and return some at any time.
+fn has_huge_pages() -> bool {
+    env::var(ALONE).is_ok_and(|pages| pages != "0")
+}
+
 /// Runs `body` with each managed backing that there is memory for.
 fn for_each_backing(body: impl Fn(&Backing)) {
     body(&Backing::Managed4kb);
-    if env::var(ALONE).is_ok_and(|pages| pages != "0") {
+    if has_huge_pages() {
         body(&Backing::Managed2mb);
     }
 }
