@@ -1,9 +1,9 @@
 //! Managed RAM under the touches of this process's own threads, which userfaultfd reports as it does a guest's.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::*;
@@ -86,8 +86,11 @@ struct Numbering {
     fills: AtomicU64,
     /// The first so many fills panic.
     panics: u64,
-    /// The first so many fills take longer than anybody waits.
+    /// The first so many fills take longer than anybody waits: until they need not go on.
     stalls: u64,
+    enough: AtomicBool,
+    /// How many of these have ended.
+    stalled: AtomicU64,
 }
 
 impl Filler for Numbering {
@@ -99,8 +102,12 @@ impl Filler for Numbering {
         let fill = self.fills.fetch_add(1, Ordering::Relaxed);
         assert!(fill >= self.panics, "planted");
         if fill < self.stalls {
-            thread::sleep(Duration::from_millis(400));
+            let started = Instant::now();
+            while !self.enough.load(Ordering::Relaxed) && started.elapsed() < Duration::from_secs(10) {
+                thread::sleep(Duration::from_millis(1));
+            }
             into.fill(0xee);
+            self.stalled.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
         for (page, bytes) in (offset / PAGE..).zip(into.chunks_mut(PAGE_BYTES)) {
@@ -114,7 +121,7 @@ impl Filler for Numbering {
 fn filled(filler: Numbering) -> (Arc<Numbering>, GuestRam) {
     let filler = Arc::new(filler);
     // A panic that is told with its backtrace takes its time, and is not to be taken for a stall.
-    let deadline = Duration::from_millis(if filler.stalls > 0 { 100 } else { 10_000 });
+    let deadline = Duration::from_millis(if filler.stalls > 0 { 300 } else { 10_000 });
     let service = ServiceConfig { deadline, ..ServiceConfig::default() };
     let ram = ram(2, ManagedConfig { filler: Some(filler.clone()), service, ..ManagedConfig::default() });
     (filler, ram)
@@ -187,10 +194,16 @@ fn a_handler_that_touches_guest_memory_panics_and_does_not_wait_for_itself() {
 
 #[test]
 fn a_filler_that_stalls_is_given_up_and_what_it_writes_in_the_end_is_thrown_away() {
-    let (_, ram) = filled(Numbering { stalls: 1, ..Numbering::default() });
+    let (filler, ram) = filled(Numbering { stalls: 1, ..Numbering::default() });
 
     assert_numbered(&ram);
-    thread::sleep(Duration::from_millis(500));
+    assert_eq!(filler.stalled.load(Ordering::Relaxed), 0, "nobody waited for it");
+    filler.enough.store(true, Ordering::Relaxed);
+    while filler.stalled.load(Ordering::Relaxed) == 0 {
+        thread::yield_now();
+    }
+    // Time for what its handler does with what it has written.
+    thread::sleep(Duration::from_millis(100));
 
     assert_numbered(&ram);
     assert_eq!(ram.replaced_handlers(), 1);
