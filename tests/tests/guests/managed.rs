@@ -1,16 +1,16 @@
 //! RAM whose faults underlay resolves: every number of vCPUs and handlers, sleeping and spinning.
 
-use std::{fmt, num::NonZeroUsize, thread, time::Duration};
+use std::{fmt, io, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use guest_mem::{
-    Backing, FaultAround, FaultReason, HugePageSize, ManagedConfig, ServiceConfig, Stock, Waiting,
+    Backing, FaultAround, FaultReason, Filler, HugePageSize, ManagedConfig, ServiceConfig, Stock, Waiting,
 };
 use underlay_tests::{Need, Suite, huge_pages};
 use vm_memory::{Bytes, GuestAddress};
 use vmm::{
     driver::{Access, Command, Op, Permutation, RAM_BASE, pattern},
     interrupt::Interrupt,
-    kvm::Kvm,
+    kvm::{Exit, Kvm},
     machine::{Machine, MachineConfig, RunError},
     measure::{Pattern, Plan, Sample},
 };
@@ -46,6 +46,7 @@ pub(crate) fn add_to(suite: &mut Suite) {
         test("without_fault_around_each_page_faults_once", without_around);
         test("without_a_stock_each_fault_zeroes_its_own", without_stock);
         test("with_a_small_stock_nothing_is_lost", small_stock);
+        test("a_page_that_is_never_to_be_had_stops_the_vcpu_and_says_where", never_to_be_had);
     }
 }
 
@@ -275,4 +276,42 @@ fn small_stock(setup: &Setup) {
 
     assert_eq!(managed.stock_hits + managed.zeroed_at_take, BYTES / PAGE);
     assert!(managed.stock_hits >= 2 * 512, "what was zeroed before the guest ran was taken");
+}
+
+/// Has what was there for the first half of RAM, and nothing for the second.
+struct HalfLost;
+
+impl Filler for HalfLost {
+    fn name(&self) -> &'static str {
+        "half lost"
+    }
+
+    fn fill(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        if offset >= BYTES / 2 {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        into.fill(0);
+        Ok(())
+    }
+}
+
+/// A SIGBUS that nobody handles would end this process, and one that is only ignored would have the vCPU try for ever.
+fn never_to_be_had(setup: &Setup) {
+    let _pages = huge_pages(&setup.backing, BYTES);
+    let managed = ManagedConfig {
+        filler: Some(Arc::new(HalfLost)),
+        patience: Duration::from_millis(200),
+        ..ManagedConfig::default()
+    };
+    let mut machine = Setup { managed, ..setup.clone() }.machine(&Interrupt::new().unwrap());
+    let [ram, _] = machine.host_ranges();
+    run(&mut machine, touches(Access::Write, 0, BYTES / 2));
+
+    let error = machine.run(&[touches(Access::Write, BYTES / 2, PAGE)]).unwrap_err();
+
+    let RunError::Guest(failure) = &error else { panic!("{error}") };
+    assert_eq!(failure.exit, Exit::Poisoned { address: ram.start + BYTES / 2 }, "{error}");
+    assert_eq!(machine.ram().mm().unwrap().stats().of(FaultReason::Poisoned), 1);
+    drop(machine);
+    run(&mut setup.machine(&Interrupt::new().unwrap()), touches(Access::Write, 0, BYTES));
 }
