@@ -7,22 +7,21 @@ use nix::sched::{CloneFlags, unshare};
 /// The tap device of a test with a [network of its own](in_own_network).
 pub const TAP: &str = "tap-underlay";
 
-/// Runs `test` on a thread that has a network namespace of its own, with the tap device [`TAP`] in it. Programs that it
-/// starts are in it too. The namespace ends with the last of them: no interface is left behind, whatever happens.
+/// Runs `test` on a thread that has a network namespace of its own, with the tap device [`TAP`] in it; what it returns.
+/// Programs that it starts are in it too. The namespace ends with the last of them: no interface is left behind, whatever
+/// happens.
 ///
 /// # Panics
 /// If `test` does, or if there is no such namespace or device to be had.
 #[track_caller]
 #[expect(clippy::expect_used, reason = "a test fails by panicking")]
-pub fn in_own_network(test: impl FnOnce() + Send + 'static) {
+pub fn in_own_network<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
         ip(&["tuntap", "add", "dev", TAP, "mode", "tap"]);
-        test();
+        test()
     });
-    if let Err(panic) = thread.join() {
-        panic::resume_unwind(panic);
-    }
+    thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
 }
 
 /// Runs `ip` in the network of this thread.

@@ -11,13 +11,10 @@ mod resident;
 mod running;
 mod table;
 
-use std::{error::Error, fs, path::Path, process::Command, time::Duration};
+use std::{error::Error, fs, path::Path, time::Duration};
 
-use nix::{
-    sched::{CloneFlags, unshare},
-    unistd::geteuid,
-};
-use underlay_tests::{Linux, tiny_pvh_kernel};
+use nix::unistd::geteuid;
+use underlay_tests::{Linux, TAP, in_own_network, tiny_pvh_kernel};
 
 use monitor::{Guest, Monitor};
 use running::Running;
@@ -30,7 +27,6 @@ type Part = fn(&[Monitor], &Path) -> Outcome;
 const MIB: u64 = 1 << 20;
 /// What the guest reads: a MiB of requests takes tenths of a second where KVM emulates its kernel.
 const DISK_MIB: u64 = 16;
-const TAP: &str = "tap-peers";
 /// Writes `x` to the serial port, and halts: 16 bytes, the same in 32-bit and in 64-bit mode.
 const ONE_BYTE: [u8; 16] = *b"\xb0x\x66\xba\xf8\x03\xee\xf4\xeb\xfd\x90\x90\x90\x90\x90\x90";
 
@@ -77,12 +73,13 @@ fn size(monitors: &[Monitor], folder: &Path) -> Outcome {
         println!("resident: skipped, a tap device needs root");
         return Ok(());
     }
-    // The tap device lives in a namespace of this process, and goes with it.
-    unshare(CloneFlags::CLONE_NEWNET)?;
-    let made = Command::new("ip").args(["tuntap", "add", "dev", TAP, "mode", "tap"]).status()?;
-    if !made.success() {
-        return Err("ip made no tap device".into());
-    }
+    let (monitors, folder) = (monitors.to_owned(), folder.to_owned());
+    // Errors that may be of any kind stay on their thread.
+    let measured = move || size_with_tap(&monitors, &folder).map_err(|error| error.to_string());
+    Ok(in_own_network(measured)?)
+}
+
+fn size_with_tap(monitors: &[Monitor], folder: &Path) -> Outcome {
     let kernel = one_byte_kernel(folder)?;
     let image = disk_image(folder, MIB)?;
     let mut table = Table::new("resident without the guest's memory, disk and net attached", "MiB", monitors);
