@@ -1,8 +1,8 @@
-//! The few devices of a PC that a microVM has: a serial port as its console, a keyboard controller with the line that resets the CPU, and a port
-//! with which a guest ends and says with what status.
+//! The few devices of a PC that a microVM has: a serial port as its console, a keyboard controller with the line that resets
+//! the CPU, and a port with which a guest ends and says with what status.
 //!
-//! Each is a [`MutDevicePio`](vm_device::MutDevicePio) of byte-wide registers, reached a byte at a time. None knows KVM: the serial port interrupts
-//! through an event, and the two others end the run through [`EndOnWrite`].
+//! Each is a [`MutDevicePio`](vm_device::MutDevicePio) of byte-wide registers, reached a byte at a time. None knows KVM: the
+//! serial port interrupts through an event, and the two others end the run through [`EndOnWrite`].
 
 mod exit_port;
 mod input;
