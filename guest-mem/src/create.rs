@@ -17,6 +17,7 @@ use crate::name::MappingName;
 use crate::numa::check_node;
 use crate::prefault::prefault;
 use crate::ram::{Resolver, Store};
+use crate::shared_hugetlb::SharedHugetlb;
 use crate::{
     Backing, BackingFileError, ByteSize, GuestMemoryView, GuestRam, GuestRamConfig, GuestRegion,
     ManagedError, NumaError, Prefault, Unavailable,
@@ -267,9 +268,14 @@ fn map(
         Backing::AnonymousHugetlb2mb | Backing::AnonymousHugetlb1gb => {
             (map(Source::PrivateHugetlb(memfd()?.as_fd()))?, Store::Private)
         }
-        Backing::Shmem | Backing::ShmemThp | Backing::SharedHugetlb2mb | Backing::SharedHugetlb1gb => {
+        Backing::Shmem | Backing::ShmemThp => {
             let file = memfd()?;
             (map(Source::Shared(file.as_fd()))?, Store::Memfd(file))
+        }
+        Backing::SharedHugetlb2mb | Backing::SharedHugetlb1gb => {
+            let file = memfd()?;
+            let mapping = map(Source::Shared(file.as_fd()))?;
+            (mapping, Store::SharedHugetlb(SharedHugetlb::new(file, size.bytes())))
         }
         Backing::File(path) => {
             let file = host::open_regular(path, size)?;

@@ -15,7 +15,7 @@ use crate::host::{self, Advice, Mapping};
 use crate::managed::Managed;
 use crate::pinned::Pins;
 use crate::report::Smaps;
-use crate::shared_hugetlb;
+use crate::shared_hugetlb::SharedHugetlb;
 use crate::{
     Backing, ByteSize, DiscardError, Discarded, FaultTrace, GuestMemoryView, Mm, MmReport, RamReport,
     ReportError,
@@ -58,6 +58,8 @@ pub(crate) enum Store {
     Private,
     /// This memfd does.
     Memfd(File),
+    /// This memfd of huge pages does.
+    SharedHugetlb(SharedHugetlb),
     /// This `guest_memfd` does.
     GuestMemfd(File),
     /// The pool of frames does.
@@ -125,7 +127,7 @@ impl GuestRam {
     pub fn guest_memfd(&self) -> Option<BorrowedFd<'_>> {
         match &self.store {
             Store::GuestMemfd(file) => Some(file.as_fd()),
-            Store::Private | Store::Memfd(_) | Store::Pool => None,
+            Store::Private | Store::Memfd(_) | Store::SharedHugetlb(_) | Store::Pool => None,
         }
     }
 
@@ -191,8 +193,8 @@ impl GuestRam {
     /// is promised again before it is free.)
     ///
     /// Shared hugetlb is replaced by plain memory while its pages are freed. What is discarded of it stays a mapping
-    /// of its own, so that RAM may come to have as many mappings as huge pages (`vm.max_map_count` limits them), and
-    /// where `vm.overcommit_memory` is 2, the range must fit into the limit.
+    /// of its own at first; when such RAM has more than 64, the neighbours with the fewest pages are mapped again as one, and
+    /// the guest finds their pages by new faults. Where `vm.overcommit_memory` is 2, the range must fit into the limit.
     ///
     /// # Errors
     /// [`DiscardError`]; unless it is `OutOfRange`, part of the range may have been discarded. After `RamLost` no part of
@@ -231,9 +233,8 @@ impl GuestRam {
             let start = self.host_address().get();
             Smaps::of(start..start + self.mapping.len())
         };
-        let hugetlb = self.backing.is_hugetlb();
         let (resident, huge) = match &self.store {
-            Store::Private if hugetlb => {
+            Store::Private if self.backing.is_hugetlb() => {
                 let hugetlb = smaps()?.hugetlb;
                 (hugetlb, Some(hugetlb))
             }
@@ -243,7 +244,11 @@ impl GuestRam {
             }
             Store::Memfd(file) => {
                 let blocks = host::allocated_bytes(file).map_err(ReportError::Stat)?;
-                (blocks, Some(if hugetlb { blocks } else { smaps()?.thp }))
+                (blocks, Some(smaps()?.thp))
+            }
+            Store::SharedHugetlb(shared) => {
+                let blocks = host::allocated_bytes(shared.file()).map_err(ReportError::Stat)?;
+                (blocks, Some(blocks))
             }
             Store::GuestMemfd(_) => {
                 // Its st_blocks is always 0, and Rss knows only what this process touched; the page cache knows all.
@@ -261,9 +266,7 @@ impl Zap for GuestRam {
     fn free(&self, range: Range<u64>) -> Result<(), FreeError> {
         match &self.store {
             Store::Private => self.mapping.advise(range, Advice::DontNeed),
-            Store::Memfd(file) if self.backing.is_hugetlb() => {
-                return shared_hugetlb::free(&self.mapping, file, &range);
-            }
+            Store::SharedHugetlb(shared) => return shared.free(&self.mapping, &range),
             Store::Memfd(file) | Store::GuestMemfd(file) => host::punch_hole(file, &range),
             // Discarded by its manager.
             Store::Pool => Ok(()),

@@ -22,8 +22,8 @@ use super::pages::{GapError, MoveError, PAGE, PLAIN, Pages, RESIDENCY_BATCH, res
 #[derive(Debug)]
 pub(crate) struct Mapping {
     pages: Pages,
-    /// Part of the addresses may be somebody else's: nothing is handed out any more, and nothing is unmapped. Set once,
-    /// for good; it says nothing about other memory, so it may be relaxed.
+    /// Part of the addresses may be somebody else's, or show what was never written there: nothing is handed out any more,
+    /// and nothing is unmapped. Set once, for good; it says nothing about other memory, so it may be relaxed.
     lost: AtomicBool,
     /// The NUMA node that its pages come from, if it is bound to one.
     node: Option<u32>,
@@ -156,13 +156,12 @@ impl Mapping {
     ///
     /// Who touches the range meanwhile succeeds, and allocates nothing in the file. What is written there is lost.
     /// The range is a multiple of the file's page size. It stays a mapping of its own from then on, as the kernel
-    /// merges no mappings of hugetlb.
+    /// merges no mappings of hugetlb, until it is [united](Self::unite) with others.
     ///
     /// # Errors
-    /// After [`MoveError::Refused`] there is what was there, or plain memory until a later call succeeds: zeros if `work`
-    /// was not called. After [`MoveError::Lost`] the whole mapping is of no use any more: what it handed out before may
-    /// lead to memory that is not its own, it hands out nothing else, and dropping it leaves all its addresses as they
-    /// are.
+    /// Unless it is [`MoveError::Lost`], there is what was there, or plain memory until a later call succeeds: zeros if
+    /// `work` was not called. After it the whole mapping is of no use any more: what it handed out before may lead to memory
+    /// that is not its own, it hands out nothing else, and dropping it leaves all its addresses as they are.
     pub(crate) fn without_file<T>(
         &self,
         file: &File,
@@ -171,20 +170,46 @@ impl Mapping {
     ) -> Result<T, MoveError> {
         let (start, len) = self.span(range.clone())?;
         let offset = start.addr() - self.address();
-        let file_offset = libc::off_t::try_from(range.start).map_err(io::Error::other)?;
         // Both are there before the first is moved: no want of memory can stop the way back.
-        let prot = libc::PROT_READ | libc::PROT_WRITE;
-        let stand_in = Pages::map(None, len, prot, PLAIN, None)?;
-        // The reservation is the file's, so this mapping needs none of its own; asking for one could fail.
-        let shared = libc::MAP_SHARED | libc::MAP_NORESERVE;
-        let files = Pages::map(None, len, prot, shared, Some((file.as_fd(), file_offset)))?;
-        if let Some(node) = self.node {
-            bind(&files, node)?;
-        }
+        let stand_in = Pages::map(None, len, libc::PROT_READ | libc::PROT_WRITE, PLAIN, None)?;
+        let files = self.again(file, range)?;
         self.replace(stand_in, offset)?;
         let result = work();
         self.replace(files, offset)?;
         Ok(result)
+    }
+
+    /// Makes one mapping of the bytes `range`, which may be many: all of them the pages that `file` has at the same offset.
+    ///
+    /// Who touches the range meanwhile finds the same pages. They are mapped by the faults of later touches.
+    ///
+    /// # Errors
+    /// After [`MoveError::Refused`] nothing has changed. Anything else is [`MoveError::Lost`], as for
+    /// [`without_file`](Self::without_file): where there were pages of the file, there is something else.
+    pub(crate) fn unite(&self, file: &File, range: Range<u64>) -> Result<(), MoveError> {
+        let (start, _) = self.span(range.clone())?;
+        let files = self.again(file, range)?;
+        self.replace(files, start.addr() - self.address()).map_err(|error| match error {
+            MoveError::Emptied(error) => {
+                self.lost.store(true, Ordering::Relaxed);
+                MoveError::Lost(error)
+            }
+            error => error,
+        })
+    }
+
+    /// The bytes `range` of `file`, mapped elsewhere as they are here.
+    fn again(&self, file: &File, range: Range<u64>) -> io::Result<Pages> {
+        let offset = libc::off_t::try_from(range.start).map_err(io::Error::other)?;
+        let (_, len) = self.span(range)?;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // The reservation is the file's, so this mapping needs none of its own; asking for one could fail.
+        let shared = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        let files = Pages::map(None, len, prot, shared, Some((file.as_fd(), offset)))?;
+        if let Some(node) = self.node {
+            bind(&files, node)?;
+        }
+        Ok(files)
     }
 
     /// Keeps `what` until nothing is mapped here any more; false if something else is kept already.
@@ -196,11 +221,15 @@ impl Mapping {
     /// Who waits for a userfaultfd there has to be woken.
     ///
     /// # Errors
-    /// As [`without_file`](Self::without_file), but after [`MoveError::Refused`] what was there may be gone already.
+    /// [`MoveError::Refused`] and [`MoveError::Lost`], as for [`without_file`](Self::without_file).
     pub(crate) fn become_plain(&self) -> Result<(), MoveError> {
         let (_, len) = self.span(0..self.len())?;
         let plain = Pages::map(None, len, libc::PROT_READ | libc::PROT_WRITE, PLAIN, None)?;
-        self.replace(plain, 0)
+        match self.replace(plain, 0) {
+            // Plain memory as well.
+            Err(MoveError::Emptied(_)) => Ok(()),
+            result => result,
+        }
     }
 
     /// Puts `pages` at `offset` of the mapping.

@@ -119,7 +119,7 @@ impl Pages {
     ///
     /// # Errors
     /// The kernel takes away what is there before it finds out whether it can move these pages. If it cannot then, the
-    /// place is empty for an instant, and gets plain zero pages.
+    /// place is empty for an instant, and gets plain zero pages: [`MoveError::Emptied`].
     pub(super) fn move_over(self, target: &Self, offset: usize) -> Result<(), MoveError> {
         let invalid = || MoveError::Refused(io::Error::from_raw_os_error(libc::EINVAL));
         let end = offset.checked_add(self.len).ok_or_else(invalid)?;
@@ -135,32 +135,29 @@ impl Pages {
         // `refill` sees to that.
         let moved = unsafe { libc::mremap(from.cast(), self.len, self.len, flags, place.as_ptr()) };
         if moved == libc::MAP_FAILED {
-            let error = io::Error::last_os_error();
-            return Err(match Self::refill(place, self.len) {
-                Ok(()) => MoveError::Refused(error),
-                Err(NotRefilled) => MoveError::Lost(error),
-            });
+            return Err(Self::refill(place, self.len, io::Error::last_os_error()));
         }
         // Nothing is left at the old addresses, and the new ones are `target`'s to unmap.
         std::mem::forget(self);
         Ok(())
     }
 
-    /// Puts plain memory into the `len` bytes at `place` if a failed move left them empty.
+    /// Puts plain memory into the `len` bytes at `place` if the move that failed with `error` left them empty, and says
+    /// what is there now.
     ///
     /// A move of one mapping takes all of them away or none. So if a part of them is empty and a part is not, somebody else has come
     /// in between. That all of them are there is taken to mean that nothing happened: mappings of others that fill
     /// the place to the last page within that instant are not told from the old one.
-    fn refill(place: NonNull<u8>, len: usize) -> Result<(), NotRefilled> {
+    fn refill(place: NonNull<u8>, len: usize, error: io::Error) -> MoveError {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         match Self::map(Some(place), len, prot, PLAIN, None) {
             Ok(filled) => {
                 // Whoever owned what was here owns this.
                 std::mem::forget(filled);
-                Ok(())
+                MoveError::Emptied(error)
             }
-            Err(_) if is_mapped(place, len) => Ok(()),
-            Err(_) => Err(NotRefilled),
+            Err(_) if is_mapped(place, len) => MoveError::Refused(error),
+            Err(_) => MoveError::Lost(error),
         }
     }
 
@@ -201,9 +198,12 @@ pub(super) fn residency(start: *mut c_void, len: usize) -> io::Result<usize> {
 /// Why pages were not put in the place of others.
 #[derive(Debug)]
 pub(crate) enum MoveError {
-    /// The kernel refused; what was there still is, or plain zero pages are there now.
+    /// The kernel refused; what was there still is.
     Refused(io::Error),
-    /// The kernel refused, and the place is no longer the target's: it is empty, or somebody else has mapped there.
+    /// The kernel refused; plain zero pages are there now.
+    Emptied(io::Error),
+    /// The kernel refused, and the place is no longer the target's: it is empty and could not be filled, or somebody else has
+    /// mapped there.
     Lost(io::Error),
 }
 
@@ -212,10 +212,6 @@ impl From<io::Error> for MoveError {
         Self::Refused(error)
     }
 }
-
-/// A place that a failed move left empty could not be filled before somebody else took it, or at all.
-#[derive(Debug)]
-struct NotRefilled;
 
 /// Why nothing could be mapped at an aligned address.
 #[derive(Debug)]

@@ -69,7 +69,7 @@ impl Window {
                 }
                 Ok(())
             }
-            Err(MoveError::Refused(error)) => {
+            Err(MoveError::Refused(error) | MoveError::Emptied(error)) => {
                 self.uffd.unregister(&self.mapping, whole)?;
                 Err(error)
             }

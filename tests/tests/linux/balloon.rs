@@ -174,10 +174,9 @@ fn inflated(backing: &Backing) {
     if unit > PAGE_SIZE {
         assert_eq!(before.huge.saturating_sub(after.huge), fallen, "no huge page went to pieces");
     }
-    // The kernel never merges mappings of huge pages again that a discard has made of one.
-    if *backing != Backing::SharedHugetlb2mb {
-        assert_eq!(inflated, mappings);
-    }
+    // A discard makes mappings of one only of shared huge pages, and those few again.
+    let most = if *backing == Backing::SharedHugetlb2mb { 64 } else { mappings };
+    assert!(inflated <= most, "{inflated} mappings");
     bench.holds_on();
 }
 

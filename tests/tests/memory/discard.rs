@@ -4,7 +4,8 @@ use guest_mem::{Backing, Discarded, GuestRam, GuestRamConfig};
 use underlay_tests::{Need, Suite, huge_pages};
 
 use super::support::{
-    HUGETLB, M, PAGE, assert_filled, available, config, fill, line_of, pages_of_2m, part, ram, resident,
+    HUGETLB, M, PAGE, assert_filled, available, config, fill, line_of, mapped, pages_of_2m, part, ram,
+    resident,
 };
 
 pub(crate) fn add_to(suite: &mut Suite) {
@@ -13,6 +14,11 @@ pub(crate) fn add_to(suite: &mut Suite) {
             edges(backing);
         });
     }
+    suite.test(
+        "discard::page_by_page_of_shared_hugetlb_2mb_leaves_few_mappings",
+        &[pages_of_2m(160)],
+        scattered,
+    );
     suite.test("discard::within_one_huge_page_zeroes_it_there", &[pages_of_2m(1)], within);
     suite.test("discard::keeps_the_numa_node", &[pages_of_2m(3), Need::NumaNode0], node);
 }
@@ -35,6 +41,29 @@ fn edges(backing: Backing) {
     assert_eq!(available(), 0, "the pages that were freed are reserved again");
     assert_filled(&ram, part(&ram, 0, M), 3);
     assert_filled(&ram, part(&ram, M, 7 * M), 0);
+}
+
+/// Every second page goes by a discard of its own, each of which makes mappings of one: they become few again, and what was
+/// kept is where it was.
+fn scattered() {
+    let _pages = huge_pages(&Backing::SharedHugetlb2mb, 320 * M);
+    let ram = ram("scattered", Backing::SharedHugetlb2mb, "320M");
+    let page = |index: u8| part(&ram, u64::from(index) * 2 * M, 2 * M);
+    for index in 0..160 {
+        fill(&ram, page(index), index + 1);
+    }
+
+    let most = (0..160).step_by(2).map(|index| {
+        ram.discard(page(index)).unwrap();
+        mapped("scattered")
+    });
+
+    assert_eq!(most.max(), Some(64));
+    assert_eq!(resident(&ram), 160 * M);
+    assert_eq!(available(), 0, "every page is promised still");
+    for index in 0..160 {
+        assert_filled(&ram, page(index), if index % 2 == 0 { 0 } else { index + 1 });
+    }
 }
 
 fn within() {

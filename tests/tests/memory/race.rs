@@ -9,7 +9,7 @@ use guest_mem::Backing;
 use underlay_tests::{Suite, huge_pages};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::support::{HUGETLB, M, assert_filled, available, pages_of_2m, part, ram, resident};
+use super::support::{HUGETLB, M, assert_filled, available, mapped, pages_of_2m, part, ram, resident};
 
 pub(crate) fn add_to(suite: &mut Suite) {
     for backing in [Backing::Anonymous, Backing::Shmem] {
@@ -23,6 +23,52 @@ pub(crate) fn add_to(suite: &mut Suite) {
             assert_eq!(available(), 4, "every promise went with its RAM");
         });
     }
+    suite.test("race::mappings_of_shared_hugetlb_2mb_are_united_under_touches", &[pages_of_2m(160)], united);
+}
+
+/// Discards of single pages, after each of which mappings of shared huge pages are united, race with touches of what is
+/// kept: nobody ever sees a page without what was written there.
+fn united() {
+    const PAGES: u64 = 160;
+    let backing = Backing::SharedHugetlb2mb;
+    let _pages = huge_pages(&backing, PAGES * 2 * M);
+    let ram = ram("united", backing, "320M");
+    let running = AtomicBool::new(true);
+
+    thread::scope(|scope| {
+        let (ram, running) = (&ram, &running);
+        let touchers: Vec<_> = (0..2)
+            .map(|thread| {
+                let word = move |page: u64| GuestAddress(ram.range().start() + page * 2 * M + thread * 8);
+                scope.spawn(move || {
+                    for count in 0_u64.. {
+                        for page in (0..PAGES).step_by(2) {
+                            if count > 0 {
+                                assert_eq!(ram.view().read_obj::<u64>(word(page)).unwrap(), count - 1);
+                            }
+                            ram.view().write_obj(count, word(page)).unwrap();
+                        }
+                        if !running.load(Ordering::Relaxed) {
+                            break;
+                        }
+                    }
+                })
+            })
+            .collect();
+        // In no order, and each page again and again.
+        let discarded = (0..4000).try_for_each(|count: u64| {
+            let page = count * 7 % (PAGES / 2) * 2 + 1;
+            ram.discard(part(ram, page * 2 * M, 2 * M)).map(drop)
+        });
+        running.store(false, Ordering::Relaxed);
+        for toucher in touchers {
+            toucher.join().unwrap();
+        }
+        discarded.unwrap();
+    });
+
+    assert!(mapped("united") <= 64);
+    assert_eq!(available(), 0);
 }
 
 /// Discards that overlap race with each other and with touches of the same pages: none fails, the page that nobody
