@@ -3,6 +3,7 @@
 //! Guest memory comes from [`guest_mem`]; KVM's ioctls are all in [`kvm`].
 
 pub mod api;
+mod append;
 pub mod boot;
 pub mod control;
 pub mod driver;

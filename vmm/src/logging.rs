@@ -4,9 +4,7 @@
 //! and the level and the origin if they are asked for.
 
 use std::{
-    fs::{File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     sync::{PoisonError, RwLock},
     thread,
     time::SystemTime,
@@ -15,7 +13,7 @@ use std::{
 use env_logger::{Builder, Target, fmt::Formatter};
 use log::{LevelFilter, Record};
 
-use crate::api::schema::Logger;
+use crate::{api::schema::Logger, append::AppendFile};
 
 /// How lines look and where they go. A leaf: nothing is locked while it is held.
 static SETTINGS: RwLock<Settings> = RwLock::new(Settings {
@@ -27,7 +25,7 @@ static SETTINGS: RwLock<Settings> = RwLock::new(Settings {
 });
 
 struct Settings {
-    file: Option<File>,
+    file: Option<AppendFile>,
     instance: String,
     show_level: bool,
     show_origin: bool,
@@ -54,12 +52,7 @@ pub fn set_instance(name: &str) {
 /// # Errors
 /// The file cannot be opened or made; nothing is changed then.
 pub fn configure(logger: &Logger) -> io::Result<()> {
-    let open = |path| {
-        let mut options = OpenOptions::new();
-        // For reading too: a FIFO without a reader can be opened so.
-        options.read(true).append(true).create(true).custom_flags(libc::O_NONBLOCK).open(path)
-    };
-    let file = logger.log_path.as_ref().map(open).transpose()?;
+    let file = logger.log_path.as_deref().map(AppendFile::open).transpose()?;
     let mut settings = SETTINGS.write().unwrap_or_else(PoisonError::into_inner);
     if file.is_some() {
         settings.file = file;
@@ -73,6 +66,12 @@ pub fn configure(logger: &Logger) -> io::Result<()> {
         log::set_max_level(level.filter());
     }
     Ok(())
+}
+
+/// Sends the log to stderr again. A file that was made for it and has no line yet is removed.
+pub fn close() {
+    let file = SETTINGS.write().unwrap_or_else(PoisonError::into_inner).file.take();
+    drop(file);
 }
 
 fn write_line(line: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
@@ -106,8 +105,8 @@ struct Destination;
 impl Write for Destination {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let settings = SETTINGS.read().unwrap_or_else(PoisonError::into_inner);
-        match &settings.file {
-            Some(file) => (&mut &*file).write(bytes),
+        match settings.file.as_ref() {
+            Some(mut file) => file.write(bytes),
             None => io::stderr().write(bytes),
         }
     }

@@ -31,16 +31,19 @@ fn folder() -> TempDir {
     folder
 }
 
-/// Refuses to run with `options`, and removes its socket.
+/// Refuses to run with `options`, and removes what it has made.
 #[track_caller]
 fn refused(folder: &TempDir, options: &[&str], words: &[&str]) {
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let (kernel, socket) = (path("kernel"), path("api"));
+    let [kernel, socket, metrics, log] = ["kernel", "api", "metrics", "log"].map(path);
     let run = ["run", "--mem", "16M", "--kernel", &kernel, "--api-sock", &socket];
+    let files = ["--metrics", &metrics, "--log-path", &log];
 
-    says(&underlay(&[&run[..], options].concat()), 2, words);
+    says(&underlay(&[&run[..], &files, options].concat()), 2, words);
 
-    assert!(!Path::new(&socket).exists(), "the socket is gone");
+    for made in [socket, metrics, log] {
+        assert!(!Path::new(&made).exists(), "{made} is there");
+    }
 }
 
 fn disks() {

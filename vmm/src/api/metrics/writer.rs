@@ -2,9 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -12,13 +10,16 @@ use std::{
 use serde_json::{Map, json};
 
 use super::{MetricSet, Value};
-use crate::api::schema::{InstanceId, MetricsConfig};
+use crate::{
+    api::schema::{InstanceId, MetricsConfig},
+    append::AppendFile,
+};
 
 /// Writes lines.
 #[derive(Debug)]
 pub(in crate::api) struct MetricsWriter {
     path: PathBuf,
-    file: File,
+    file: AppendFile,
     id: Option<InstanceId>,
     properties: Option<BTreeMap<String, String>>,
     /// What each counter was in the line before.
@@ -30,15 +31,9 @@ pub(in crate::api) struct MetricsWriter {
 impl MetricsWriter {
     /// Opens the file, or makes it. A FIFO is never waited for: neither for a reader nor for room.
     pub(in crate::api) fn open(config: &MetricsConfig, id: &InstanceId) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&config.metrics_path)?;
         Ok(Self {
             path: config.metrics_path.clone(),
-            file,
+            file: AppendFile::open(&config.metrics_path)?,
             id: config.emit_id.then(|| id.clone()),
             properties: config.properties.clone(),
             written: HashMap::new(),
@@ -55,7 +50,7 @@ impl MetricsWriter {
     pub(in crate::api) fn write(&mut self, metrics: &MetricSet) -> io::Result<()> {
         let mut line = self.line(metrics).to_string();
         line.push('\n');
-        match self.file.write_all(line.as_bytes()) {
+        match (&self.file).write_all(line.as_bytes()) {
             // Nobody reads the FIFO: the next line tells.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.missed += 1;

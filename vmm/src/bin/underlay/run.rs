@@ -16,6 +16,7 @@ use vmm::{
     boot::Symbols,
     control::{Handover, HandoverError, LaunchOptions, Launcher},
     interrupt::{self, Interrupt},
+    logging,
     microvm::{Ending, LoopError},
 };
 
@@ -27,6 +28,15 @@ use crate::{
 };
 
 pub(crate) fn main(args: &RunArgs) -> Outcome<ExitCode> {
+    let result = run(args);
+    if result.is_err() {
+        // Nothing is left of a start that was refused.
+        logging::close();
+    }
+    result
+}
+
+fn run(args: &RunArgs) -> Outcome<ExitCode> {
     let interrupt = Interrupt::on_signals().map_err(Failure::host)?;
     check_handler_cpu(args.faults.handler_cpu)?;
     control::set_log(&args.control)?;
