@@ -3,12 +3,14 @@
 use std::{
     fmt, io,
     io::Write,
+    os::fd::AsFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vm_device::{
     MutDevicePio,
     bus::{PioAddress, PioAddressOffset},
@@ -84,7 +86,7 @@ impl SerialEvents for Console {
     fn tx_lost_byte(&self) {
         // Once: a console that nobody reads any more does not fill the log.
         if !self.has_lost_output.swap(true, Ordering::Relaxed) {
-            log::warn!("the guest's console output cannot be written any more; the guest goes on");
+            log::warn!("what the guest writes to its console from here on is lost: nobody takes it");
         }
     }
 
@@ -141,30 +143,33 @@ impl<W: Write + Send> MutDevicePio for SerialConsole<W> {
     }
 }
 
-/// Standard output, without a buffer.
+/// Standard output, without a buffer. A vCPU waits for room there, but no longer than its guest runs.
 #[derive(Clone, Debug)]
-pub struct Stdout {
-    /// Whether a write that is blocked and interrupted gives up: the guest is to stop.
-    gives_up: Arc<AtomicBool>,
+pub struct Stdout<E> {
+    end: E,
 }
 
-impl Stdout {
-    /// Writes until `gives_up` is set and a signal comes.
+impl<E: AsFd> Stdout<E> {
+    /// Waits for room until `end` is readable, and stays so.
     #[must_use]
-    pub const fn new(gives_up: Arc<AtomicBool>) -> Self {
-        Self { gives_up }
+    pub const fn new(end: E) -> Self {
+        Self { end }
     }
 }
 
-impl Write for Stdout {
+impl<E: AsFd> Write for Stdout<E> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match nix::unistd::write(io::stdout(), bytes) {
-            // Acquire: pairs with the Release of whoever ends the run.
-            Err(nix::errno::Errno::EINTR) if self.gives_up.load(Ordering::Acquire) => {
-                Err(io::Error::other("the guest is stopping"))
-            }
-            result => Ok(result?),
+        let stdout = io::stdout();
+        let mut waits = [
+            PollFd::new(stdout.as_fd(), PollFlags::POLLOUT),
+            PollFd::new(self.end.as_fd(), PollFlags::POLLIN),
+        ];
+        poll(&mut waits, PollTimeout::NONE)?;
+        let [has_room, has_ended] = waits.map(|wait| wait.any().unwrap_or(false));
+        if has_ended && !has_room {
+            return Err(io::Error::other("the guest has ended"));
         }
+        Ok(nix::unistd::write(stdout, bytes)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -2,14 +2,14 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use vmm_sys_util::eventfd::EventFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::GuestStopped;
 use crate::kvm::VcpuError;
@@ -47,13 +47,13 @@ pub(super) struct End {
     /// Readable once the run has ended.
     event: EventFd,
     /// The same for who looks often.
-    has_ended: Arc<AtomicBool>,
+    has_ended: AtomicBool,
 }
 
 impl End {
     pub(super) fn new() -> io::Result<Arc<Self>> {
-        let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        Ok(Arc::new(Self { how: Mutex::new(None), event, has_ended: Arc::default() }))
+        let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        Ok(Arc::new(Self { how: Mutex::new(None), event, has_ended: AtomicBool::new(false) }))
     }
 
     /// Ends the run, unless somebody has.
@@ -79,16 +79,18 @@ impl End {
     pub(super) fn take(&self) -> Option<Ending> {
         self.how.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
 
-    /// Set when the run has ended.
-    pub(super) fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.has_ended)
+impl AsFd for End {
+    /// Readable once the run has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
     }
 }
 
 impl AsRawFd for End {
     fn as_raw_fd(&self) -> RawFd {
-        self.event.as_raw_fd()
+        self.as_fd().as_raw_fd()
     }
 }
 

@@ -180,6 +180,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // No vCPU waits for room on the console any more.
+        self.end.set(Ending::Stopped);
         // Others may have handles.
         self.vcpus.stop();
     }

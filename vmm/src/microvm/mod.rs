@@ -91,7 +91,7 @@ impl MicroVm {
     /// [`MicroVmError`]; nothing is left behind.
     pub fn new(kvm: &Kvm, config: MicroVmConfig, interrupt: &Interrupt) -> Result<Self, MicroVmError> {
         let end = End::new().map_err(MicroVmError::Threads)?;
-        let out = Box::new(Stdout::new(end.flag()));
+        let out = Box::new(Stdout::new(Arc::clone(&end)));
         Ok(Self { takes_input: true, ..Self::make(kvm, config, interrupt, end, out)? })
     }
 
