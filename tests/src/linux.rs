@@ -8,9 +8,19 @@ use std::{
     thread,
 };
 
-/// vCPUs of guests that run now, of all tests of this program.
-static RUNNING: Mutex<usize> = Mutex::new(0);
-static ENDED: Condvar = Condvar::new();
+/// The guests of all tests of this program.
+static QUEUE: Mutex<Queue> = Mutex::new(Queue { running: 0, comers: 0, started: 0 });
+static CHANGED: Condvar = Condvar::new();
+
+/// Who comes first starts first: else guests of one vCPU, which find room at once, would keep one of two waiting till the end,
+/// and with it the thread that another guest could be started on.
+struct Queue {
+    /// vCPUs of guests that run now.
+    running: usize,
+    /// How many have come, and how many of them have started.
+    comers: u64,
+    started: u64,
+}
 
 /// The right to run a Linux guest. Guests take turns, so that each vCPU has a CPU of the host: where KVM emulates kernel code,
 /// vCPUs that spin for one that is not running take minutes.
@@ -63,21 +73,28 @@ pub fn debian_kernel() -> Result<PathBuf, String> {
 }
 
 impl Turn {
-    /// Waits until there is room for a guest of so many vCPUs, or no other guest.
+    /// Waits until there is room for a guest of so many vCPUs, or no other guest, after those who came before.
     #[must_use]
     pub fn wait(vcpus: usize) -> Self {
         let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_full = |running: &mut usize| *running > 0 && *running + vcpus > cpus;
-        *ENDED.wait_while(running, is_full).unwrap_or_else(PoisonError::into_inner) += vcpus;
+        let mut queue = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = queue.comers;
+        queue.comers += 1;
+        let has_to_wait =
+            |queue: &mut Queue| queue.started < number || (queue.running > 0 && queue.running + vcpus > cpus);
+        let mut queue = CHANGED.wait_while(queue, has_to_wait).unwrap_or_else(PoisonError::into_inner);
+        queue.started += 1;
+        queue.running += vcpus;
+        drop(queue);
+        CHANGED.notify_all();
         Self { vcpus }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= self.vcpus;
-        ENDED.notify_all();
+        QUEUE.lock().unwrap_or_else(PoisonError::into_inner).running -= self.vcpus;
+        CHANGED.notify_all();
     }
 }
 
