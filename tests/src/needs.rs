@@ -48,6 +48,11 @@ pub enum Need {
 }
 
 impl Need {
+    /// Whether a test with it changes a setting of the host's, which is one test's at a time.
+    pub(crate) const fn changes_the_host(self) -> bool {
+        matches!(self, Self::HugePages(..) | Self::ShmemThp)
+    }
+
     /// Whether this host has it.
     ///
     /// # Errors

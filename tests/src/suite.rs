@@ -9,6 +9,8 @@ use crate::Need;
 /// Tests to run, and those that this host cannot.
 #[derive(Debug, Default)]
 pub struct Suite {
+    /// Those that change the host's settings, one at a time, and the others.
+    exclusive: Vec<Trial>,
     trials: Vec<Trial>,
     skipped: Vec<(String, String)>,
     /// What each need's check said, asked once.
@@ -31,7 +33,9 @@ impl Suite {
             body();
             Ok(())
         });
-        self.trials.push(trial.with_ignored_flag(missing.is_some()));
+        let is_exclusive = needs.iter().any(|need| need.changes_the_host());
+        let trials = if is_exclusive { &mut self.exclusive } else { &mut self.trials };
+        trials.push(trial.with_ignored_flag(missing.is_some()));
         self.skipped.extend(missing.map(|reason| (name, reason)));
     }
 
@@ -39,7 +43,7 @@ impl Suite {
     #[must_use]
     pub fn run(self) -> ExitCode {
         let arguments = Arguments::from_args();
-        let conclusion = libtest_mimic::run(&arguments, self.trials);
+        let conclusion = libtest_mimic::run(&arguments, alternate(self.exclusive, self.trials));
         if !arguments.list {
             for (name, reason) in &self.skipped {
                 println!("skipped {name}: {reason}");
@@ -48,4 +52,16 @@ impl Suite {
         }
         conclusion.exit_code()
     }
+}
+
+/// An exclusive one and another, as long as there are both: no thread waits for the settings that another's test has changed
+/// while there is something else to do.
+fn alternate(exclusive: Vec<Trial>, others: Vec<Trial>) -> Vec<Trial> {
+    let (mut exclusive, mut others) = (exclusive.into_iter(), others.into_iter());
+    let mut all = Vec::with_capacity(exclusive.len() + others.len());
+    while exclusive.len() + others.len() > 0 {
+        all.extend(exclusive.next());
+        all.extend(others.next());
+    }
+    all
 }
