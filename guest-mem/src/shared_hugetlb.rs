@@ -59,19 +59,15 @@ impl SharedHugetlb {
     /// Frees the file's pages in `range`, which `mapping` has at the same offset, and reserves as many for it again.
     pub(crate) fn free(&self, mapping: &Mapping, range: &Range<u64>) -> Result<(), FreeError> {
         let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
-        // Also if that fails: then there may be plain memory, until it is united.
+        // Also if that fails: there may be plain memory then, until it is united.
         pieces.split(range);
         let punch_and_reserve = || {
             host::punch_hole(&self.file, range).map_err(FreeError::Refused)?;
             reserve(&self.file, range).map_err(FreeError::ReservationLost)
         };
-        mapping.without_file(&self.file, range.clone(), punch_and_reserve).map_err(
-            |error| match error {
-                MoveError::Refused(source) | MoveError::Emptied(source) => FreeError::Refused(source),
-                MoveError::Lost(source) => FreeError::RamLost(source),
-            },
-        )??;
-        self.unite(mapping, &mut pieces)
+        let freed = mapping.without_file(&self.file, range.clone(), punch_and_reserve).map_err(of_move);
+        self.unite(mapping, &mut pieces)?;
+        freed?
     }
 
     fn unite(&self, mapping: &Mapping, pieces: &mut Pieces) -> Result<(), FreeError> {
@@ -82,12 +78,17 @@ impl SharedHugetlb {
                     log::debug!("guest RAM stays in {} mappings: {error}", pieces.count());
                     break;
                 }
-                Err(MoveError::Emptied(source) | MoveError::Lost(source)) => {
-                    return Err(FreeError::RamLost(source));
-                }
+                Err(error) => return Err(of_move(error)),
             }
         }
         Ok(())
+    }
+}
+
+fn of_move(error: MoveError) -> FreeError {
+    match error {
+        MoveError::Refused(source) | MoveError::Emptied(source) => FreeError::Refused(source),
+        MoveError::Lost(source) => FreeError::RamLost(source),
     }
 }
 
@@ -150,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    const PAGES: u64 = 64;
+    const PAGES: u64 = 512;
 
     /// The mappings as the kernel has them, where they begin and end.
     struct Maps(Vec<(u64, u64)>);
@@ -173,7 +174,7 @@ mod tests {
     proptest! {
         #[test]
         fn pieces_are_what_the_kernel_has_and_few(
-            discards in prop::collection::vec((0..PAGES, 1..=PAGES), 1..200),
+            discards in prop::collection::vec((0..PAGES, 1..=6_u64), 1..150),
         ) {
             let (mut pieces, mut maps) = (Pieces::one(PAGES), Maps(vec![(0, PAGES)]));
             for (start, len) in discards {
