@@ -43,7 +43,7 @@ impl Suite {
     #[must_use]
     pub fn run(self) -> ExitCode {
         let arguments = Arguments::from_args();
-        let conclusion = libtest_mimic::run(&arguments, alternate(self.exclusive, self.trials));
+        let conclusion = libtest_mimic::run(&arguments, spread(self.exclusive, self.trials));
         if !arguments.list {
             for (name, reason) in &self.skipped {
                 println!("skipped {name}: {reason}");
@@ -54,14 +54,15 @@ impl Suite {
     }
 }
 
-/// An exclusive one and another, as long as there are both: no thread waits for the settings that another's test has changed
-/// while there is something else to do.
-fn alternate(exclusive: Vec<Trial>, others: Vec<Trial>) -> Vec<Trial> {
+/// The exclusive ones spread evenly among the others, so that no thread waits for the settings that another's test has
+/// changed while there is something else to do.
+fn spread(exclusive: Vec<Trial>, others: Vec<Trial>) -> Vec<Trial> {
+    let counts = (exclusive.len(), others.len());
     let (mut exclusive, mut others) = (exclusive.into_iter(), others.into_iter());
-    let mut all = Vec::with_capacity(exclusive.len() + others.len());
+    let mut all = Vec::new();
     while exclusive.len() + others.len() > 0 {
-        all.extend(exclusive.next());
-        all.extend(others.next());
+        let is_behind = exclusive.len() * counts.1 >= others.len() * counts.0;
+        all.extend(if is_behind { exclusive.next().or_else(|| others.next()) } else { others.next() });
     }
     all
 }

@@ -139,10 +139,12 @@ fn panics() {
 }
 
 fn above() {
-    let finished = run("boot", 1, &["--mem", "3584M"]);
+    // Without most of what is below the hole, and without a copy of 64 MiB for devices that reach no higher: setting them up
+    // takes two minutes where KVM emulates that.
+    let finished = run("boot memmap=2976M$96M swiotlb=noforce", 1, &["--mem", "3328M"]);
 
     passed(&finished, "boot", 0);
     let kib = finished.stdout.split("mem_kib=").nth(1).and_then(|text| text.split(' ').next());
     let kib: u64 = kib.unwrap().parse().unwrap();
-    assert!(kib > 3 << 20, "{kib} KiB are no more than what lies below the hole");
+    assert!(kib > 256 << 10, "{kib} KiB are no more than what lies below the hole");
 }
