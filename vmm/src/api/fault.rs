@@ -58,7 +58,8 @@ impl Fault {
 /// Where in the JSON it is, and what.
 fn located(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     match error.path().to_string().as_str() {
-        "." => error.inner().to_string(),
+        // Outside of any field, or where there is no JSON at all.
+        "." | "?" => error.inner().to_string(),
         path => format!("{path}: {}", error.inner()),
     }
 }

@@ -39,6 +39,7 @@ fn every_wrong_body_names_its_field() {
         ("/machine-config", r#"{"vcpu_count":0,"mem_size_mib":1}"#.to_owned(), vec!["vcpu_count", "32"]),
         ("/machine-config", r#"{"vcpu_count":1,"mem_size_mib":1}}"#.to_owned(), vec!["after its end"]),
         ("/machine-config", "{".to_owned(), vec!["EOF"]),
+        ("/machine-config", "{bad".to_owned(), vec!["should be: key must be a string"]),
         ("/machine-config", "\u{fffd}".to_owned(), vec!["expected value"]),
         (
             "/boot-source",
