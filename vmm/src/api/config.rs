@@ -48,7 +48,8 @@ impl VmConfig {
         self.drives.first().filter(|drive| drive.is_root_device)
     }
 
-    /// The kernel's command line: what was given, or the default, and where the root file system is.
+    /// The kernel's command line: what was given, or the default, and where the root file system is, before the arguments
+    /// that are for init.
     #[must_use]
     pub fn command_line(&self) -> String {
         let given = self.boot_source.as_ref().and_then(|source| source.boot_args.as_deref());
@@ -58,8 +59,15 @@ impl VmConfig {
         };
         let device = drive.partuuid.as_ref().map_or("/dev/vda".to_owned(), |id| format!("PARTUUID={id}"));
         let access = if drive.is_read_only() { "ro" } else { "rw" };
-        format!("{given} root={device} {access}")
+        let (kernel, init) = given.split_at(kernel_arguments_end(given));
+        format!("{kernel} root={device} {access}{init}")
     }
+}
+
+/// Where the arguments for the kernel end in `line`: before a `--` that is not between quotes, or where the line ends.
+fn kernel_arguments_end(line: &str) -> usize {
+    let mut separators = line.match_indices(" -- ").map(|(at, _)| at);
+    separators.find(|at| line[..*at].matches('"').count().is_multiple_of(2)).unwrap_or(line.len())
 }
 
 #[cfg(test)]
@@ -94,6 +102,21 @@ mod tests {
         assert_eq!(root("").command_line(), "quiet root=/dev/vda rw");
         assert_eq!(root(r#","is_read_only":true"#).command_line(), "quiet root=/dev/vda ro");
         assert_eq!(root(r#","partuuid":"1-2""#).command_line(), "quiet root=PARTUUID=1-2 rw");
+    }
+
+    #[test]
+    fn the_root_drive_comes_before_the_arguments_for_init() {
+        let with = |boot_args: &str| {
+            let given = config(&format!(
+                r#"{{"boot-source":{{"kernel_image_path":"k","boot_args":"{boot_args}"}},
+                    "drives":[{{"drive_id":"a","is_root_device":true,"path_on_host":"d"}}]}}"#
+            ));
+            given.command_line()
+        };
+
+        assert_eq!(with("quiet -- -x -- y"), "quiet root=/dev/vda rw -- -x -- y");
+        assert_eq!(with(r#"a=\"b -- c\" d"#), r#"a="b -- c" d root=/dev/vda rw"#);
+        assert_eq!(with("a--b"), "a--b root=/dev/vda rw");
     }
 
     #[test]
