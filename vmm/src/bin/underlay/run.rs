@@ -85,7 +85,7 @@ fn configuration_of(args: &RunArgs) -> Outcome<(Configuration, bool)> {
         boot_source: Some(source),
         machine_config: machine,
         drives: args.devices.drives(),
-        network_interfaces: args.devices.network_interfaces(),
+        network_interfaces: args.devices.network_interfaces().map_err(Failure::user)?,
         balloon: args.devices.balloon(),
         entropy: args.devices.entropy(),
         ..VmConfig::default()

@@ -1,7 +1,7 @@
 //! The devices of a microVM on the command line.
 
 use clap::Parser;
-use vmm::api::schema::{Balloon, CacheType, Drive, Entropy, NetworkInterface};
+use vmm::api::schema::{Balloon, CacheType, Drive, Entropy, InvalidMacAddress, MacAddress, NetworkInterface};
 
 #[derive(Debug, Parser)]
 #[command(next_help_heading = "Devices")]
@@ -22,6 +22,17 @@ pub(crate) struct DeviceArgs {
     rng: bool,
 }
 
+/// Why the network interfaces do not go together.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NetArgsError {
+    /// Two are on one tap device.
+    #[error("--net has the tap device {0:?} twice: give each interface one of its own")]
+    SharedTap(String),
+    /// Two have one address.
+    #[error("--net has the address {0} twice: give each interface one of its own, or leave mac= out")]
+    SharedMac(MacAddress),
+}
+
 impl DeviceArgs {
     /// The disks, called disk0 and so on.
     pub(crate) fn drives(&self) -> Vec<Drive> {
@@ -30,12 +41,24 @@ impl DeviceArgs {
     }
 
     /// The network interfaces, called net0 and so on.
-    pub(crate) fn network_interfaces(&self) -> Vec<NetworkInterface> {
+    pub(crate) fn network_interfaces(&self) -> Result<Vec<NetworkInterface>, NetArgsError> {
+        for (number, interface) in self.net.iter().enumerate() {
+            let before = &self.net[..number];
+            let (tap, mac) = (&interface.host_dev_name, interface.guest_mac);
+            if before.iter().any(|other| other.host_dev_name == *tap) {
+                return Err(NetArgsError::SharedTap(tap.clone()));
+            }
+            if let Some(mac) = mac
+                && before.iter().any(|other| other.guest_mac == Some(mac))
+            {
+                return Err(NetArgsError::SharedMac(mac));
+            }
+        }
         let named = |(number, interface): (usize, &NetworkInterface)| NetworkInterface {
             iface_id: format!("net{number}"),
             ..interface.clone()
         };
-        self.net.iter().enumerate().map(named).collect()
+        Ok(self.net.iter().enumerate().map(named).collect())
     }
 
     pub(crate) fn balloon(&self) -> Option<Balloon> {
@@ -79,16 +102,13 @@ fn parse_disk(text: &str) -> Result<Drive, String> {
 fn parse_net(text: &str) -> Result<NetworkInterface, String> {
     let (mut tap, mut mac) = (None, None);
     for word in text.split(',') {
-        match word.split_once('=') {
-            Some(("tap", name)) => tap = Some(name.to_owned()),
-            Some(("mac", address)) => {
-                mac = Some(
-                    address
-                        .parse()
-                        .map_err(|error: vmm::api::schema::InvalidMacAddress| error.to_string())?,
-                );
-            }
+        let again = match word.split_once('=') {
+            Some(("tap", name)) => tap.replace(name.to_owned()).is_some(),
+            Some(("mac", address)) => mac.replace(parse_mac(address)?).is_some(),
             _ => return Err(format!("{word:?} is neither tap=NAME nor mac=ADDRESS")),
+        };
+        if again {
+            return Err(format!("{word:?} is one too many: for another interface, give --net again"));
         }
     }
     Ok(NetworkInterface {
@@ -99,6 +119,16 @@ fn parse_net(text: &str) -> Result<NetworkInterface, String> {
         rx_rate_limiter: None,
         tx_rate_limiter: None,
     })
+}
+
+/// Reads the address of one interface.
+fn parse_mac(text: &str) -> Result<MacAddress, String> {
+    let mac: MacAddress = text.parse().map_err(|error: InvalidMacAddress| error.to_string())?;
+    if mac.bytes()[0] & 1 == 0 {
+        Ok(mac)
+    } else {
+        Err(format!("{text} is the address of a group: make its first byte even, as in 06:00:ac:10:00:02"))
+    }
 }
 
 /// Reads `MIB[,WORD...]`.
@@ -151,12 +181,35 @@ mod tests {
     fn an_interface_has_a_tap_device() {
         let net = parse_net("mac=06:00:00:00:00:01,tap=tap0").unwrap();
         assert_eq!(
-            (net.host_dev_name.as_str(), net.guest_mac.map(vmm::api::schema::MacAddress::bytes)),
+            (net.host_dev_name.as_str(), net.guest_mac.map(MacAddress::bytes)),
             ("tap0", Some([6, 0, 0, 0, 0, 1]))
         );
-        for bad in ["", "tap0", "mac=06:00:00:00:00:01", "tap=t,mac=x", "tap=t,vlan=3"] {
+        for bad in ["", "tap0", "mac=06:00:00:00:00:01", "tap=t,mac=x", "tap=t,vlan=3", "tap=t,tap=u"] {
             assert!(parse_net(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_interface_has_no_address_of_a_group() {
+        for group in ["01:00:00:00:00:01", "ff:ff:ff:ff:ff:ff"] {
+            let error = parse_net(&format!("tap=t,mac={group}")).unwrap_err();
+            assert!(error.contains(group) && error.contains("group"), "{error}");
+        }
+    }
+
+    #[test]
+    fn interfaces_share_neither_tap_device_nor_address() {
+        let of = |nets: &[&str]| {
+            let args = nets.iter().flat_map(|net| ["--net", net]);
+            let args = ["run", "--kernel", "k"].into_iter().chain(args);
+            crate::args::RunArgs::parse_from(args).devices.network_interfaces()
+        };
+
+        assert_eq!(of(&["tap=t", "tap=u"]).unwrap().len(), 2);
+        assert_eq!(of(&["tap=t", "tap=u", "tap=t"]), Err(NetArgsError::SharedTap("t".to_owned())));
+        let mac = "06:00:00:00:00:01";
+        let twice = of(&[&format!("tap=t,mac={mac}"), &format!("tap=u,mac={mac}")]);
+        assert_eq!(twice, Err(NetArgsError::SharedMac(mac.parse().unwrap())));
     }
 
     #[test]
