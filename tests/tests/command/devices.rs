@@ -13,6 +13,7 @@ const SPIN: &[u8] = &[0xeb, 0xfe];
 
 pub(crate) fn add_to(suite: &mut Suite) {
     suite.test("devices::disks_that_are_none", &[Need::Kvm], disks);
+    suite.test("devices::more_than_there_is_room_for", &[Need::Kvm], too_many);
     let tap = [Need::Kvm, Need::Root, Need::Program("ip")];
     suite.test("devices::tap_devices_that_are_none", &tap, || in_own_network(taps));
     suite.test("devices::a_balloon_larger_than_ram", &[Need::Kvm], || {
@@ -64,6 +65,15 @@ fn disks() {
     refused(&["--disk", &disk, "--disk", &disk], &["disk1", "in use by another microVM, or by this one"]);
     assert_eq!(fs::read(&disk).unwrap(), [0; 4096]);
     assert!(!Path::new(&path("missing")).exists(), "nothing is made in the place of what is missing");
+}
+
+fn too_many() {
+    let folder = folder();
+    let disk = folder.path().join("disk");
+    fs::write(&disk, [0; 512]).unwrap();
+    let disk = format!("{},ro", disk.display());
+
+    refused(&folder, &["--disk", &disk].repeat(20), &["room for 19 devices and no more"]);
 }
 
 fn taps() {

@@ -67,9 +67,10 @@ impl Failure {
             MicroVmError::Memory(CreateMemoryError::Ram(CreateRamError::Interrupted)) => Self::Interrupted,
             MicroVmError::Memory(CreateMemoryError::Ram(ram)) if is_users_ram(ram) => Self::user(error),
             MicroVmError::Boot(BootError::Memory(_)) => Self::host(error),
-            MicroVmError::TooManyVcpus { .. } | MicroVmError::NoVcpu | MicroVmError::Boot(_) => {
-                Self::user(error)
-            }
+            MicroVmError::TooManyVcpus { .. }
+            | MicroVmError::NoVcpu
+            | MicroVmError::TooManyDevices { .. }
+            | MicroVmError::Boot(_) => Self::user(error),
             _ => Self::host(error),
         }
     }
