@@ -6,6 +6,7 @@ mod api {
     pub(crate) mod claims;
     pub(crate) mod clients;
     pub(crate) mod files;
+    pub(crate) mod full;
     pub(crate) mod guests;
     pub(crate) mod served;
     pub(crate) mod sockets;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     api::sockets::add_to(&mut suite);
     api::claims::add_to(&mut suite);
     api::files::add_to(&mut suite);
+    api::full::add_to(&mut suite);
     api::guests::add_to(&mut suite);
     api::clients::add_to(&mut suite);
     suite.run()

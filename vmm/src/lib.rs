@@ -19,4 +19,5 @@ pub mod microvm;
 pub mod model;
 pub mod report;
 pub mod startup;
+pub mod stderr;
 pub mod virtio;

@@ -1,4 +1,4 @@
-//! The log: on stderr until it is told where else, and changed while the program runs.
+//! The log: on stderr until it is told where else, and changed while the program runs. It waits for nobody who reads it.
 //!
 //! Lines on stderr are for people. Those of a file are Firecracker's: the time, and in brackets the microVM, the thread,
 //! and the level and the origin if they are asked for.
@@ -13,7 +13,7 @@ use std::{
 use env_logger::{Builder, Target, fmt::Formatter};
 use log::{LevelFilter, Record};
 
-use crate::{api::schema::Logger, append::AppendFile};
+use crate::{api::schema::Logger, append::AppendFile, stderr};
 
 /// How lines look and where they go. A leaf: nothing is locked while it is held.
 static SETTINGS: RwLock<Settings> = RwLock::new(Settings {
@@ -105,10 +105,11 @@ struct Destination;
 impl Write for Destination {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let settings = SETTINGS.read().unwrap_or_else(PoisonError::into_inner);
-        match settings.file.as_ref() {
-            Some(mut file) => file.write(bytes),
-            None => io::stderr().write(bytes),
+        if let Some(mut file) = settings.file.as_ref() {
+            return file.write(bytes);
         }
+        stderr::write_if_room(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

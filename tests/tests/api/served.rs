@@ -10,6 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use underlay_tests::underlay_path;
@@ -38,6 +42,14 @@ impl Served {
         served
     }
 
+    /// The same with these as its standard input, output and error.
+    #[track_caller]
+    pub(crate) fn start_on(folder: TempDir, options: &[impl AsRef<OsStr>], streams: [Stdio; 3]) -> Self {
+        let served = Self { child: spawn_on(&folder.path().join("api"), options, streams), folder };
+        wait_until("the API is served", || served.socket().exists());
+        served
+    }
+
     /// Starts another process in place of the one that has ended.
     pub(crate) fn start_again(&mut self, options: &[impl AsRef<OsStr>]) {
         self.child = spawn(&self.socket(), self.folder.path(), options);
@@ -60,6 +72,10 @@ impl Served {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
     }
 
     /// What the guest and underlay have written.
@@ -93,7 +109,8 @@ impl Served {
     #[track_caller]
     pub(crate) fn curl(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--write-out", "\n%{http_code}", "--request", method]);
+        curl.args(["--silent", "--show-error", "--max-time", "60"]);
+        curl.args(["--write-out", "\n%{http_code}", "--request", method]);
         curl.arg("--unix-socket").arg(self.socket());
         if let Some(body) = body {
             curl.args(["--header", "Content-Type: application/json", "--data", &body.to_string()]);
@@ -132,10 +149,14 @@ impl Drop for Served {
 /// where this test was started to ignore them.
 pub(crate) fn spawn(socket: &Path, folder: &Path, options: &[impl AsRef<OsStr>]) -> Child {
     let console = File::create(folder.join("console")).unwrap();
+    spawn_on(socket, options, [Stdio::null(), console.try_clone().unwrap().into(), console.into()])
+}
+
+fn spawn_on(socket: &Path, options: &[impl AsRef<OsStr>], [stdin, stdout, stderr]: [Stdio; 3]) -> Child {
     let mut command = Command::new("env");
     command.arg("--default-signal=INT,TERM").arg(underlay_path());
     command.arg("run").arg("--api-sock").arg(socket).args(options);
-    command.stdin(Stdio::null()).stdout(console.try_clone().unwrap()).stderr(console).spawn().unwrap()
+    command.stdin(stdin).stdout(stdout).stderr(stderr).spawn().unwrap()
 }
 
 /// Waits until `is_so`, or panics.

@@ -18,15 +18,11 @@ pub(crate) fn add_to(suite: &mut Suite) {
     suite.test("sockets::fifty_curls_at_once", &[Need::Program("curl")], crowd);
 }
 
-fn signal(served: &Served, signal: Signal) {
-    kill(Pid::from_raw(served.pid().try_into().unwrap()), signal).unwrap();
-}
-
 fn ended_by_a_signal() {
     for (name, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
         let mut served = Served::start(&["--metrics-path", "/dev/null"]);
 
-        signal(&served, name);
+        served.signal(name);
 
         assert_eq!(served.wait().code(), Some(code));
         assert!(!served.socket().exists());
@@ -45,7 +41,7 @@ fn in_use() {
 
 fn dead() {
     let mut first = Served::start(&[]);
-    signal(&first, Signal::SIGKILL);
+    first.signal(Signal::SIGKILL);
     first.wait();
     assert!(first.socket().exists());
 

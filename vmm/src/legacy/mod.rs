@@ -7,13 +7,15 @@
 mod exit_port;
 mod input;
 mod keyboard;
+mod output;
 mod serial;
 pub mod terminal;
 
 pub use exit_port::{EXIT_PORT, ExitPort};
 pub use input::{Escape, Input, Typed};
 pub use keyboard::{KEYBOARD_GSI, KEYBOARD_PORTS, Keyboard};
-pub use serial::{Console, SERIAL_GSI, SERIAL_PORTS, SerialConsole, Stdout};
+pub use output::{Output, Queue, Sink};
+pub use serial::{Console, SERIAL_GSI, SERIAL_PORTS, SerialConsole};
 
 /// What a device of this module does when the guest writes what ends it: called once or more, on the vCPU's thread.
 pub type EndOnWrite = Box<dyn FnMut(u8) + Send>;

@@ -1,14 +1,15 @@
 //! The ports and the addresses without memory, as a vCPU meets them.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, os::fd::AsFd, sync::Arc};
 
+use nix::sys::eventfd::EventFd;
 use vm_device::{
     bus::{MmioAddress, PioAddress},
     device_manager::{IoManager, MmioManager, PioManager},
 };
 
 use super::end::End;
-use crate::kvm::GuestIo;
+use crate::{kvm::GuestIo, legacy::Output};
 
 /// What is read where there is no device.
 const NOTHING: u8 = 0xff;
@@ -16,10 +17,18 @@ const NOTHING: u8 = 0xff;
 /// All devices of a microVM, for one vCPU.
 pub(super) struct Bus {
     pub(super) devices: Arc<IoManager>,
+    pub(super) output: Arc<Output>,
+    /// Readable while something is wanted of this vCPU.
+    pub(super) attention: Arc<EventFd>,
     pub(super) end: Arc<End>,
 }
 
 impl Bus {
+    /// Sees out what was written to the console, unless something is wanted of this vCPU.
+    pub(super) fn flush(&self) {
+        self.output.flush(self.attention.as_fd());
+    }
+
     fn go_on(&self) -> ControlFlow<()> {
         if self.end.has_ended() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
@@ -39,6 +48,7 @@ impl GuestIo for Bus {
         for (byte, port) in data.iter().zip(ports_from(port)) {
             let _nobody = self.devices.pio_write(port, &[*byte]);
         }
+        self.flush();
         self.go_on()
     }
 
@@ -71,6 +81,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::legacy::{Console, Sink};
 
     /// Registers that are their own number until they are written.
     struct Registers([u8; 8]);
@@ -89,7 +100,13 @@ mod tests {
         let mut devices = IoManager::new();
         let registers = Arc::new(Mutex::new(Registers([0, 1, 2, 3, 4, 5, 6, 7])));
         devices.register_pio(PioRange::new(PioAddress(0x3f8), 8).unwrap(), registers).unwrap();
-        Bus { devices: Arc::new(devices), end: End::new().unwrap() }
+        let sink = Sink::Writer(Box::new(std::io::sink()));
+        Bus {
+            devices: Arc::new(devices),
+            output: Output::new(&Console::new().unwrap(), sink),
+            attention: Arc::new(EventFd::new().unwrap()),
+            end: End::new().unwrap(),
+        }
     }
 
     fn read<const N: usize>(bus: &mut Bus, port: u16) -> [u8; N] {

@@ -2,14 +2,14 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    os::fd::{AsRawFd, RawFd},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::GuestStopped;
 use crate::kvm::VcpuError;
@@ -52,7 +52,7 @@ pub(super) struct End {
 
 impl End {
     pub(super) fn new() -> io::Result<Arc<Self>> {
-        let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         Ok(Arc::new(Self { how: Mutex::new(None), event, has_ended: AtomicBool::new(false) }))
     }
 
@@ -81,16 +81,9 @@ impl End {
     }
 }
 
-impl AsFd for End {
-    /// Readable once the run has ended.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
-    }
-}
-
 impl AsRawFd for End {
     fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
+        self.event.as_raw_fd()
     }
 }
 

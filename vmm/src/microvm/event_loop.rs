@@ -180,8 +180,6 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // No vCPU waits for room on the console any more.
-        self.end.set(Ending::Stopped);
         // Others may have handles.
         self.vcpus.stop();
     }

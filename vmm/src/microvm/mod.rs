@@ -39,8 +39,8 @@ use crate::{
     interrupt::Interrupt,
     kvm::{Kvm, StopSignal, Vm, handle_poison},
     legacy::{
-        Console, EXIT_PORT, ExitPort, KEYBOARD_GSI, KEYBOARD_PORTS, Keyboard, SERIAL_GSI, SERIAL_PORTS,
-        SerialConsole, Stdout,
+        Console, EXIT_PORT, ExitPort, KEYBOARD_GSI, KEYBOARD_PORTS, Keyboard, Output, Queue, SERIAL_GSI,
+        SERIAL_PORTS, SerialConsole, Sink,
     },
     memory::Memory,
     virtio::{
@@ -67,6 +67,7 @@ pub struct MicroVm {
     memory: Arc<Memory>,
     console: Arc<Console>,
     serial: Arc<Mutex<Serial>>,
+    output: Arc<Output>,
     takes_input: bool,
     keyboard: Arc<Mutex<Keyboard>>,
     end: Arc<End>,
@@ -78,7 +79,7 @@ pub struct MicroVm {
 }
 
 /// The serial port, whose output goes where the microVM's maker wants it.
-type Serial = SerialConsole<Box<dyn Write + Send>>;
+type Serial = SerialConsole<Queue>;
 
 /// The ports and the addresses of all devices. (Its type is not `Debug`.)
 struct Buses(IoManager);
@@ -90,9 +91,7 @@ impl MicroVm {
     /// # Errors
     /// [`MicroVmError`]; nothing is left behind.
     pub fn new(kvm: &Kvm, config: MicroVmConfig, interrupt: &Interrupt) -> Result<Self, MicroVmError> {
-        let end = End::new().map_err(MicroVmError::Threads)?;
-        let out = Box::new(Stdout::new(Arc::clone(&end)));
-        Ok(Self { takes_input: true, ..Self::make(kvm, config, interrupt, end, out)? })
+        Ok(Self { takes_input: true, ..Self::make(kvm, config, interrupt, Sink::Stdout)? })
     }
 
     /// The same with a console that is written to `out`, and without input.
@@ -105,18 +104,17 @@ impl MicroVm {
         interrupt: &Interrupt,
         out: Box<dyn Write + Send>,
     ) -> Result<Self, MicroVmError> {
-        let end = End::new().map_err(MicroVmError::Threads)?;
-        Self::make(kvm, config, interrupt, end, out)
+        Self::make(kvm, config, interrupt, Sink::Writer(out))
     }
 
     fn make(
         kvm: &Kvm,
         config: MicroVmConfig,
         interrupt: &Interrupt,
-        end: Arc<End>,
-        out: Box<dyn Write + Send>,
+        sink: Sink,
     ) -> Result<Self, MicroVmError> {
         config.check_vcpus(kvm)?;
+        let end = End::new().map_err(MicroVmError::Threads)?;
         let signal = StopSignal::install().map_err(MicroVmError::Threads)?;
         // Before the first fault: unhandled, the guest's touch of a poisoned page would end this process.
         handle_poison().map_err(MicroVmError::Threads)?;
@@ -129,7 +127,8 @@ impl MicroVm {
         vm.create_irqchip()?;
         let console = Console::new().map_err(MicroVmError::Threads)?;
         vm.register_irqfd(console.interrupt(), SERIAL_GSI)?;
-        let serial = Arc::new(Mutex::new(SerialConsole::new(&console, out)));
+        let output = Output::new(&console, sink);
+        let serial = Arc::new(Mutex::new(SerialConsole::new(&console, Queue(Arc::clone(&output)))));
         let reset = Arc::clone(&end);
         let keyboard =
             Keyboard::new(Box::new(move |_| reset.set(Ending::Reset))).map_err(MicroVmError::Threads)?;
@@ -140,6 +139,7 @@ impl MicroVm {
             memory: Arc::new(memory),
             console,
             serial,
+            output,
             takes_input: false,
             keyboard: Arc::new(Mutex::new(keyboard)),
             end,
@@ -218,7 +218,12 @@ impl MicroVm {
             vcpus.push(vcpu);
         }
         let devices = Arc::new(self.buses.0);
-        let bus = || Bus { devices: Arc::clone(&devices), end: Arc::clone(&self.end) };
+        let bus = |attention| Bus {
+            devices: Arc::clone(&devices),
+            output: Arc::clone(&self.output),
+            attention,
+            end: Arc::clone(&self.end),
+        };
         let vcpus =
             Vcpus::start(vcpus, self.signal, &self.end, &self.memory, bus).map_err(MicroVmError::Threads)?;
         Ok(Running::new(event_loop::Parts {

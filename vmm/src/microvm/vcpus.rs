@@ -18,6 +18,8 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
 use super::{Ending, GuestStopped, bus::Bus, end::End};
 use crate::{
     kvm::{Exit, Registers, StopHandle, StopSignal, Vcpu},
@@ -42,11 +44,13 @@ struct VcpuThread {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     /// A leaf.
     mode: Mutex<Mode>,
     changed: Condvar,
+    /// Readable from a request for a stop until that is taken back: for who waits for something else too.
+    attention: Arc<EventFd>,
 }
 
 #[derive(Debug, Default)]
@@ -100,15 +104,16 @@ impl Vcpus {
         signal: StopSignal,
         end: &Arc<End>,
         memory: &Arc<Memory>,
-        bus: impl Fn() -> Bus,
+        bus: impl Fn(Arc<EventFd>) -> Bus,
     ) -> io::Result<Self> {
         let mut this = Self { threads: Vec::with_capacity(vcpus.len()), signal };
         for (id, vcpu) in (0..).zip(vcpus) {
-            let shared = Arc::<Shared>::default();
+            let shared = Arc::new(Shared::new()?);
             let ended = EndOnDrop { id, shared: Arc::clone(&shared), end: Arc::clone(end) };
             let stop = vcpu.stop_handle();
+            let bus = bus(Arc::clone(&shared.attention));
             let mut runner =
-                Runner { id, vcpu, bus: bus(), shared: Arc::clone(&shared), memory: Arc::clone(memory) };
+                Runner { id, vcpu, bus, shared: Arc::clone(&shared), memory: Arc::clone(memory) };
             let thread = thread::Builder::new().name(format!("vcpu{id}")).spawn(move || {
                 let ended = ended;
                 if let Some(ending) = runner.run() {
@@ -170,7 +175,7 @@ impl VcpuThread {
             mode.wanted = wanted;
         }
         if let Some(thread) = thread.as_ref().filter(|_| wanted != Wanted::Run) {
-            self.stop.stop(signal, thread);
+            self.request_stop(signal, thread);
         }
         drop(mode);
         self.shared.changed.notify_all();
@@ -181,14 +186,26 @@ impl VcpuThread {
         let mut mode = self.shared.lock();
         mode.where_is_it = Question::Asked;
         if let Some(thread) = thread.as_ref() {
-            self.stop.stop(signal, thread);
+            self.request_stop(signal, thread);
         }
         drop(mode);
         self.shared.changed.notify_all();
     }
+
+    /// Takes the thread out of KVM_RUN and out of any waiting. The mode's lock is held.
+    fn request_stop(&self, signal: StopSignal, thread: &JoinHandle<()>) {
+        self.stop.stop(signal, thread);
+        // It fails only when the event is raised already.
+        let _already = self.shared.attention.write(1);
+    }
 }
 
 impl Shared {
+    fn new() -> io::Result<Self> {
+        let attention = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        Ok(Self { mode: Mutex::default(), changed: Condvar::new(), attention: Arc::new(attention) })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Mode> {
         self.mode.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -239,6 +256,8 @@ impl Runner {
                     if self.is_to_end() {
                         return None;
                     }
+                    // What had no room until then.
+                    self.bus.flush();
                 }
                 Ok(Exit::Device) => return None,
                 Ok(exit) => {
@@ -255,6 +274,8 @@ impl Runner {
         let mut mode = self.shared.lock();
         loop {
             self.vcpu.stop_handle().clear();
+            // It fails only when the event is not raised.
+            let _none = self.shared.attention.read();
             if matches!(mode.where_is_it, Question::Asked) {
                 mode.where_is_it = Question::Answered(self.vcpu.registers().ok());
                 self.shared.changed.notify_all();

@@ -2,13 +2,7 @@
 
 mod control;
 
-use std::{
-    io::{self, Write},
-    num::NonZeroUsize,
-    path::Path,
-    process::ExitCode,
-    thread,
-};
+use std::{num::NonZeroUsize, path::Path, process::ExitCode, thread};
 
 use guest_mem::Prefault;
 use vmm::{
@@ -18,6 +12,7 @@ use vmm::{
     interrupt::{self, Interrupt},
     logging,
     microvm::{Ending, LoopError},
+    stderr,
 };
 
 use crate::{
@@ -127,7 +122,7 @@ fn exit_code(ending: Ending, kernel: &Path) -> Outcome<ExitCode> {
     }
 }
 
-/// Tells the user, if stderr takes it, while the guest goes on.
+/// Tells the user, if stderr has room for it, while the guest goes on.
 fn tell(message: &str) {
-    let _lost = writeln!(io::stderr(), "underlay: {message}");
+    stderr::write_if_room(format!("underlay: {message}\n").as_bytes());
 }
