@@ -1,14 +1,21 @@
 //! The socket's place in the file system: taken over from those who are gone, never from those who are there.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     os::unix::{
         fs::{FileTypeExt, MetadataExt},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
+
+/// How long others may have the folder locked. Those who take over a socket have it for less than a millisecond each.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long until the lock is tried again.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A socket that is listened on. Dropping it removes it.
 #[derive(Debug)]
@@ -37,6 +44,9 @@ pub enum BindError {
         #[source]
         source: io::Error,
     },
+    /// Somebody keeps the folder locked.
+    #[error("another process has the folder {} locked: end it (see lslocks), or choose another path", .0.display())]
+    FolderLocked(PathBuf),
     /// The system refused.
     #[error("cannot make the socket {}", path.display())]
     Refused {
@@ -61,8 +71,7 @@ impl Socket {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        let folder = File::open(folder).map_err(refused)?;
-        folder.lock().map_err(refused)?;
+        let _locked = lock(folder, refused)?;
         clear(path)?;
         let listener = UnixListener::bind(path).map_err(refused)?;
         let identity = fs::symlink_metadata(path).map(|found| (found.dev(), found.ino())).map_err(refused)?;
@@ -74,6 +83,20 @@ impl Socket {
     /// Clients come by it, without waiting.
     pub(super) const fn listener(&self) -> &UnixListener {
         &self.listener
+    }
+}
+
+/// Locks `folder`, unless somebody keeps it locked: everybody who may read it can.
+fn lock(folder: &Path, refused: impl Fn(io::Error) -> BindError) -> Result<File, BindError> {
+    let file = File::open(folder).map_err(&refused)?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(PAUSE),
+            Err(TryLockError::WouldBlock) => return Err(BindError::FolderLocked(folder.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(refused(error)),
+        }
     }
 }
 
@@ -109,7 +132,7 @@ impl Drop for Socket {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{os::unix::fs::symlink, sync::mpsc};
 
     use super::*;
 
@@ -171,6 +194,25 @@ mod tests {
         for path in [long, nowhere] {
             assert!(matches!(Socket::bind(&path), Err(BindError::Refused { .. })), "{path:?}");
         }
+    }
+
+    #[test]
+    fn a_folder_that_stays_locked_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api");
+        let stranger = File::open(folder.path()).unwrap();
+        stranger.lock().unwrap();
+        let (told, bound) = mpsc::channel();
+
+        thread::spawn({
+            let path = path.clone();
+            move || told.send(Socket::bind(&path).map(drop))
+        });
+
+        let result = bound.recv_timeout(Duration::from_mins(1)).expect("it does not wait without end");
+        assert!(matches!(&result, Err(BindError::FolderLocked(at)) if at == folder.path()), "{result:?}");
+        drop(stranger);
+        assert!(Socket::bind(&path).is_ok());
     }
 
     #[test]

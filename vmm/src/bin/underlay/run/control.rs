@@ -52,7 +52,10 @@ pub(super) fn start(
 
 fn of_bind(error: BindError) -> Failure {
     match error {
-        BindError::InUse(_) | BindError::NotASocket(_) | BindError::Refused { .. } => Failure::user(error),
+        BindError::InUse(_)
+        | BindError::NotASocket(_)
+        | BindError::FolderLocked(_)
+        | BindError::Refused { .. } => Failure::user(error),
         BindError::Unknown { .. } => Failure::host(error),
     }
 }
