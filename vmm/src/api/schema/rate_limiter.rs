@@ -16,6 +16,7 @@ pub struct RateLimiter {
 
 /// How much, and how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct TokenBucket {
     /// How much fits.
     pub size: u64,

@@ -82,6 +82,11 @@ fn every_wrong_body_names_its_field() {
             r#"{"rate_limiter":{"bandwidth":{"size":"1"}}}"#.to_owned(),
             vec!["rate_limiter.bandwidth.size"],
         ),
+        (
+            "/entropy",
+            r#"{"rate_limiter":{"bandwidth":{"size":0,"refill_time":0,"bogus":1}}}"#.to_owned(),
+            vec!["rate_limiter.bandwidth.bogus", "unknown field"],
+        ),
         ("/logger", r#"{"level":"Loud"}"#.to_owned(), vec!["level", "Loud"]),
         ("/logger", r#"{"log_path":"/nowhere/log"}"#.to_owned(), vec!["log_path"]),
         ("/metrics", r#"{"metrics_path":"/nowhere/m"}"#.to_owned(), vec!["metrics_path"]),
