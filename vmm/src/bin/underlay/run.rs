@@ -74,6 +74,7 @@ fn configuration_of(args: &RunArgs) -> Outcome<(Configuration, bool)> {
     let machine = schema::MachineConfig {
         vcpu_count: u8::try_from(args.vcpus.get()).unwrap_or(u8::MAX),
         mem_size_mib: args.mem.bytes().div_ceil(1 << 20),
+        backing: Some(args.backing.clone()),
         ..schema::MachineConfig::default()
     };
     let config = VmConfig {
@@ -125,4 +126,21 @@ fn exit_code(ending: Ending, kernel: &Path) -> Outcome<ExitCode> {
 /// Tells the user, if stderr has room for it, while the guest goes on.
 fn tell(message: &str) {
     stderr::write_if_room(format!("underlay: {message}\n").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use guest_mem::Backing;
+
+    use super::*;
+
+    #[test]
+    fn the_configuration_has_the_backing() {
+        let args = RunArgs::parse_from(["run", "--kernel", "k", "--backing", "managed_4kb"]);
+
+        let (configuration, _) = configuration_of(&args).unwrap();
+
+        assert_eq!(configuration.config().machine_config.backing, Some(Backing::Managed4kb));
+    }
 }
