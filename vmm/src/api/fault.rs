@@ -2,7 +2,10 @@
 
 use hyper::{Method, StatusCode};
 
-use super::{operations::OperationError, schema::Refused};
+use super::{
+    operations::OperationError,
+    schema::{Refusals, Refused},
+};
 
 /// A request that was not done. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +30,8 @@ pub(super) enum Fault {
     OtherId { field: &'static str, path: String, body: String },
     #[error(transparent)]
     Refused(#[from] Refused),
+    #[error(transparent)]
+    Unfit(#[from] Refusals),
     #[error("{0} cannot be changed after the microVM has started")]
     AfterStart(&'static str),
     #[error("{0} is not possible before the microVM has started (PUT /actions InstanceStart)")]

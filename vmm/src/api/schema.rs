@@ -17,6 +17,7 @@ mod memory;
 mod metrics;
 mod network_interface;
 mod rate_limiter;
+mod refused;
 mod vm;
 
 pub use action::{Action, ActionType};
@@ -37,26 +38,10 @@ pub use memory::{
 pub use metrics::MetricsConfig;
 pub use network_interface::{InvalidMacAddress, MacAddress, NetworkInterface, NetworkInterfaceUpdate};
 pub use rate_limiter::{RateLimiter, TokenBucket};
+pub use refused::{Refusals, Refused};
 pub use vm::{Vm, VmChange, VmState};
 
-use std::{borrow::Cow, fs, path::Path};
-
-/// A well-formed value that is not taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {reason}")]
-pub struct Refused {
-    /// The field that holds it.
-    pub field: &'static str,
-    /// Why not, and what would be.
-    pub reason: Cow<'static, str>,
-}
-
-impl Refused {
-    /// Because of `reason`.
-    pub fn new(field: &'static str, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { field, reason: reason.into() }
-    }
-}
+use std::{fs, path::Path};
 
 /// Whether `id` names a drive or an interface: letters, digits and `_`.
 fn check_id(field: &'static str, id: &str) -> Result<(), Refused> {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use serde_path_to_error::{Path, Segment};
 
-use super::{Configuration, Mistake, Position, VmConfig, located, no_kernel};
+use super::{Configuration, Misplaced, Mistake, Position, VmConfig, located, no_kernel};
 
 /// More than anybody makes in one file: reading again and again has an end.
 const MOST_MISTAKES: usize = 100;
@@ -18,6 +18,12 @@ const MOST_MISTAKES: usize = 100;
 enum Step {
     Field(String),
     Element(usize),
+}
+
+impl Step {
+    fn field(name: &str) -> Self {
+        Self::Field(name.to_owned())
+    }
 }
 
 /// What is wrong with `text`.
@@ -45,8 +51,11 @@ pub(super) fn diagnose(text: &str) -> Vec<Mistake> {
             *tried += 1;
             *tried
         } else {
-            let (position, name) = locate(text, &path);
-            mistakes.push(mistake(&message, position, &name));
+            // What is put in place lacks fields of its own.
+            if !patched.iter().any(|(place, _)| path.starts_with(place)) {
+                let (position, name) = locate(text, &path);
+                mistakes.push(mistake(&message, position, &name));
+            }
             patched.push((path.clone(), 0));
             0
         };
@@ -58,17 +67,14 @@ pub(super) fn diagnose(text: &str) -> Vec<Mistake> {
     };
     if let Some(config) = config {
         let boots = config.boot_source.is_some();
-        let patched: BTreeSet<_> =
-            patched.into_iter().filter_map(|(path, _)| path.into_iter().next()).collect();
-        let is_patched = |section: &str| patched.contains(&Step::Field(section.to_owned()));
+        let is_patched = |path: &[Step]| {
+            patched.iter().any(|(place, _)| path.starts_with(place) || place.starts_with(path))
+        };
         let misplaced = Configuration::of(config).err().unwrap_or_default();
-        let judged = misplaced.iter().filter(|misplaced| {
-            let section = misplaced.section.0;
-            // The balloon is held against the memory.
-            !is_patched(section) && (section != "balloon" || !is_patched("machine-config"))
-        });
+        let judged =
+            misplaced.iter().filter(|misplaced| !judged_by(misplaced).iter().any(|path| is_patched(path)));
         mistakes.extend(judged.map(|misplaced| located(text, misplaced)));
-        if !boots && !is_patched("boot-source") {
+        if !boots && !is_patched(&[Step::field("boot-source")]) {
             mistakes.push(no_kernel());
         }
     }
@@ -78,6 +84,23 @@ pub(super) fn diagnose(text: &str) -> Vec<Mistake> {
 /// What is put in place of what cannot be read, one after another, until something can; then it is taken out.
 const STAND_INS: [fn() -> Value; 5] =
     [|| Value::Null, || json!(false), || json!(1), || json!(""), || json!({})];
+
+/// The fields that decide whether `misplaced` is: where something was put in place of one, nobody knows.
+fn judged_by(misplaced: &Misplaced) -> Vec<Vec<Step>> {
+    let ((section, index), field) = (misplaced.section, misplaced.refused.field);
+    let path = |field| {
+        let element = index.map(Step::Element);
+        [Step::field(section)].into_iter().chain(element).chain([Step::field(field)]).collect::<Vec<_>>()
+    };
+    match (section, field) {
+        // To be written to, a file needs more permissions.
+        ("drives", "path_on_host") => vec![path(field), path("is_read_only")],
+        ("balloon", "amount_mib") => {
+            vec![path(field), vec![Step::field("machine-config"), Step::field("mem_size_mib")]]
+        }
+        _ => vec![path(field)],
+    }
+}
 
 fn mistake(error: &impl ToString, (line, column): (usize, usize), path: &str) -> Mistake {
     let error = error.to_string();
@@ -90,7 +113,7 @@ fn mistake(error: &impl ToString, (line, column): (usize, usize), path: &str) ->
 /// The field that is missing, if that is what `message` says.
 fn missing_field(message: &str) -> Option<Step> {
     let name = message.strip_prefix("missing field `")?.split('`').next()?;
-    Some(Step::Field(name.to_owned()))
+    Some(Step::field(name))
 }
 
 fn steps(path: &Path) -> Vec<Step> {

@@ -109,9 +109,11 @@ fn everything_that_is_wrong_is_told_at_once() {
             "7: machine-config.vcpu_count: invalid type: string \"2\", expected u8",
             "8: machine-config.mem_size_mib: invalid value: integer `-1`, expected u64",
             "9: machine-config.huge_pages: unknown variant `4M`",
+            "13: drives[1].path_on_host: is needed",
             "15: drives[1].is_root_device: invalid type: string \"yes\", expected a boolean",
             "17: drives[2].drive_id: missing field `drive_id`",
             "17: drives[2].is_root_device: missing field `is_root_device`",
+            "17: drives[2].path_on_host: is needed",
             "18: drives[2].colour: unknown field `colour`",
             "21: vsock: invalid type: map, expected null, since underlay does not have this",
             "24: network-interfaces[0].guest_mac: invalid MAC address",
@@ -145,8 +147,147 @@ fn values_that_do_not_go_together_are_told_with_what_cannot_be_read() {
             "3: machine-config.vcpu_count: must be 1 to 32",
             "6: drives[1].is_root_device: the root device is \"a\" already",
             "8: drives[2].drive_id: \"a\" is there twice",
+            "11: balloon.amount_mib: is more than the guest's memory: 64",
             "11: balloon.deflate_on_oom: invalid type",
         ],
+    );
+}
+
+#[test]
+fn each_field_of_a_section_is_told() {
+    let mistakes = Files::new().mistakes(
+        r#"{
+  "boot-source": {
+    "kernel_image_path": "/nowhere/kernel",
+    "initrd_path": "/nowhere/initrd",
+    "boot_args": "a\nb"
+  },
+  "machine-config": {
+    "vcpu_count": 0,
+    "mem_size_mib": 0,
+    "smt": true,
+    "cpu_template": "T2",
+    "track_dirty_pages": true
+  },
+  "drives": [{
+    "drive_id": "a-b", "is_root_device": false, "path_on_host": "/nowhere/drive",
+    "io_engine": "Async"
+  }],
+  "network-interfaces": [
+    {"iface_id": "a", "host_dev_name": "t", "guest_mac": "06:00:00:00:00:01"},
+    {"iface_id": "b",
+     "host_dev_name": "a-name-too-long-for-it",
+     "guest_mac": "01:00:00:00:00:01",
+     "mtu": 1500},
+    {"iface_id": "a",
+     "host_dev_name": "t",
+     "guest_mac": "06:00:00:00:00:01",
+     "mtu": 1500}
+  ],
+  "balloon": {"amount_mib": 1, "deflate_on_oom": false}
+}"#,
+    );
+
+    assert_begin(
+        &mistakes,
+        &[
+            "3: boot-source.kernel_image_path: /nowhere/kernel",
+            "4: boot-source.initrd_path: /nowhere/initrd",
+            "5: boot-source.boot_args: must not have control characters",
+            "8: machine-config.vcpu_count: must be 1 to 32",
+            "9: machine-config.mem_size_mib: must be at least 1",
+            "10: machine-config.smt: must be false",
+            "11: machine-config.cpu_template: must be",
+            "12: machine-config.track_dirty_pages: must be false",
+            "15: drives[0].drive_id: must be",
+            "15: drives[0].path_on_host: /nowhere/drive",
+            "16: drives[0].io_engine: underlay has",
+            "21: network-interfaces[1].host_dev_name: must be 1 to 15 bytes",
+            "22: network-interfaces[1].guest_mac: must not be the address of a group",
+            "23: network-interfaces[1].mtu: underlay does not tell the guest",
+            "24: network-interfaces[2].iface_id: \"a\" is there twice",
+            "27: network-interfaces[2].mtu: underlay does not tell the guest",
+        ],
+    );
+}
+
+#[test]
+fn what_cannot_be_read_hides_no_other_mistake() {
+    let mistakes = Files::new().mistakes(
+        r#"{
+  "boot-source": {
+    "kernel_image_path": 7,
+    "initrd_path": "/nowhere/initrd"
+  },
+  "machine-config": {
+    "vcpu_count": "2",
+    "mem_size_mib": 64,
+    "smt": true
+  },
+  "drives": [
+    {"drive_id": "a", "is_root_device": 1, "path_on_host": "DRIVE"},
+    {"drive_id": "b", "is_root_device": false, "path_on_host": "/nowhere/drive"},
+    {"drive_id": "c", "is_root_device": false},
+    7
+  ]
+}"#,
+    );
+
+    assert_begin(
+        &mistakes,
+        &[
+            "3: boot-source.kernel_image_path: invalid type",
+            "4: boot-source.initrd_path: /nowhere/initrd",
+            "7: machine-config.vcpu_count: invalid type",
+            "9: machine-config.smt: must be false",
+            "12: drives[0].is_root_device: invalid type",
+            "13: drives[1].path_on_host: /nowhere/drive",
+            "14: drives[2].path_on_host: is needed",
+            "15: drives[3]: invalid type",
+        ],
+    );
+}
+
+#[test]
+fn values_are_held_against_the_document_and_not_against_what_stands_in_for_it() {
+    let files = Files::new();
+    let with = |machine: &str, drive: &str| {
+        files.mistakes(&format!(
+            r#"{{
+  "boot-source": {{"kernel_image_path": "KERNEL"}},
+  "machine-config": {{{machine}}},
+  "drives": [{{"drive_id": "a", "is_root_device": false, {drive}}}],
+  "balloon": {{"amount_mib": 2048, "deflate_on_oom": false}}
+}}"#
+        ))
+    };
+    let drive = r#""path_on_host": "DRIVE""#;
+
+    assert_begin(
+        &with(r#""vcpu_count": 64, "mem_size_mib": 4096"#, drive),
+        &["3: machine-config.vcpu_count: must be 1 to 32"],
+    );
+    assert_begin(
+        &with(r#""vcpu_count": 64, "mem_size_mib": 1024"#, drive),
+        &[
+            "3: machine-config.vcpu_count: must be 1 to 32",
+            "5: balloon.amount_mib: is more than the guest's memory: 1024",
+        ],
+    );
+    for (memory, reason) in [(r#""4096""#, "invalid type"), ("0", "must be at least 1")] {
+        assert_begin(
+            &with(&format!(r#""vcpu_count": 1, "mem_size_mib": {memory}"#), drive),
+            &[&format!("3: machine-config.mem_size_mib: {reason}")],
+        );
+    }
+    // A program that runs cannot be opened to be written to.
+    let busy = std::env::current_exe().unwrap().display().to_string();
+    assert_begin(
+        &with(
+            r#""vcpu_count": 1, "mem_size_mib": 4096"#,
+            &format!(r#""path_on_host": "{busy}", "is_read_only": "true""#),
+        ),
+        &["4: drives[0].is_read_only: invalid type"],
     );
 }
 

@@ -27,8 +27,9 @@ fn balloon(amount_mib: u32) -> Balloon {
 }
 
 #[track_caller]
-fn field(result: Result<(), Refused>) -> &'static str {
-    result.unwrap_err().field
+fn field<E: Into<Refusals>>(result: Result<(), E>) -> &'static str {
+    let refused: Refusals = result.map_err(Into::into).unwrap_err();
+    refused.into_iter().next().unwrap().field
 }
 
 #[test]

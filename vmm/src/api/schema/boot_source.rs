@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Refused, check_file};
+use super::{Refusals, check_file};
 
 /// The command line of a guest for which none was given: a reboot ends the microVM, and no time is spent on looking for
 /// what it does not have.
@@ -27,21 +27,20 @@ pub struct BootSource {
 }
 
 impl BootSource {
-    pub(crate) fn check(&self) -> Result<(), Refused> {
-        check_file("kernel_image_path", &self.kernel_image_path)?;
+    pub(crate) fn check(&self) -> Refusals {
+        let mut wrong = Refusals::default();
+        wrong.note(check_file("kernel_image_path", &self.kernel_image_path));
         if let Some(initrd) = &self.initrd_path {
-            check_file("initrd_path", initrd)?;
+            wrong.note(check_file("initrd_path", initrd));
         }
         let args = self.boot_args.as_deref().unwrap_or_default();
         if args.len() >= LONGEST_BOOT_ARGS {
-            return Err(Refused::new(
-                "boot_args",
-                format!("has {} bytes; Linux takes at most {}", args.len(), LONGEST_BOOT_ARGS - 1),
-            ));
+            let most = LONGEST_BOOT_ARGS - 1;
+            wrong.add("boot_args", format!("has {} bytes; Linux takes at most {most}", args.len()));
         }
         if args.chars().any(char::is_control) {
-            return Err(Refused::new("boot_args", "must not have control characters"));
+            wrong.add("boot_args", "must not have control characters");
         }
-        Ok(())
+        wrong
     }
 }

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::FileTypeExt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{RateLimiter, Refused, check_id, rate_limiter};
+use super::{RateLimiter, Refusals, Refused, check_id, rate_limiter};
 
 /// The body of PUT /drives/{drive_id}.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -65,19 +65,23 @@ impl Drive {
         self.is_read_only.unwrap_or(false)
     }
 
-    pub(crate) fn check(&self) -> Result<(), Refused> {
-        check_id("drive_id", &self.drive_id)?;
+    pub(crate) fn check(&self) -> Refusals {
+        let mut wrong = Refusals::default();
+        wrong.note(check_id("drive_id", &self.drive_id));
         if self.socket.is_some() {
-            return Err(Refused::new("socket", "underlay has no vhost-user devices: use path_on_host"));
+            wrong.add("socket", "underlay has no vhost-user devices: use path_on_host");
         }
-        rate_limiter::check("rate_limiter", self.rate_limiter.as_ref())?;
+        wrong.note(rate_limiter::check("rate_limiter", self.rate_limiter.as_ref()));
         if self.io_engine == Some(IoEngine::Async) {
-            return Err(Refused::new("io_engine", "underlay has \"Sync\" only"));
+            wrong.add("io_engine", "underlay has \"Sync\" only");
         }
-        let Some(path) = &self.path_on_host else {
-            return Err(Refused::new("path_on_host", "is needed: the file that holds the drive"));
-        };
-        check_path(path, self.is_read_only())
+        match &self.path_on_host {
+            Some(path) => wrong.note(check_path(path, self.is_read_only())),
+            // Whoever gives a socket is told of it already.
+            None if self.socket.is_some() => {}
+            None => wrong.add("path_on_host", "is needed: the file that holds the drive"),
+        }
+        wrong
     }
 }
 

@@ -3,7 +3,7 @@
 use guest_mem::Backing;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Refused;
+use super::{Refusals, Refused};
 
 /// Firecracker's limit; `--vcpus` has none but KVM's.
 const MOST_VCPUS: u8 = 32;
@@ -85,29 +85,31 @@ impl MachineConfig {
         self.backing.is_none() && self.huge_pages == HugePages::None
     }
 
-    pub(crate) fn check(&self) -> Result<(), Refused> {
+    pub(crate) fn check(&self) -> Refusals {
+        let mut wrong = Refusals::default();
         if !(1..=MOST_VCPUS).contains(&self.vcpu_count) {
-            return Err(Refused::new("vcpu_count", format!("must be 1 to {MOST_VCPUS}")));
+            wrong.add("vcpu_count", format!("must be 1 to {MOST_VCPUS}"));
         }
         if self.smt {
-            return Err(Refused::new("smt", "must be false: underlay's vCPUs are cores of their own"));
+            wrong.add("smt", "must be false: underlay's vCPUs are cores of their own");
         }
         if self.cpu_template.as_deref().is_some_and(|name| name != "None") {
-            return Err(Refused::new("cpu_template", "must be \"None\": underlay has no CPU templates"));
+            wrong.add("cpu_template", "must be \"None\": underlay has no CPU templates");
         }
         if self.track_dirty_pages {
-            return Err(Refused::new("track_dirty_pages", "must be false: underlay has no snapshots"));
+            wrong.add("track_dirty_pages", "must be false: underlay has no snapshots");
         }
         if self.backing.is_some() && self.huge_pages != HugePages::None {
-            return Err(Refused::new("backing", "names the pages already: leave huge_pages out"));
+            wrong.add("backing", "names the pages already: leave huge_pages out");
         }
-        self.check_memory()
+        wrong.note(self.check_memory());
+        wrong
     }
 
     fn check_memory(&self) -> Result<(), Refused> {
         let backing = self.backing();
         let unit = match self.huge_pages {
-            HugePages::Transparent => 2,
+            HugePages::Transparent if self.backing.is_none() => 2,
             _ => backing.page_size().div_ceil(1 << 20),
         };
         if self.mem_size_mib == 0 || self.mem_size_mib.checked_mul(1 << 20).is_none() {
@@ -186,7 +188,7 @@ mod tests {
 
     #[track_caller]
     fn refused(json: &str) -> &'static str {
-        serde_json::from_str::<MachineConfig>(json).unwrap().check().unwrap_err().field
+        serde_json::from_str::<MachineConfig>(json).unwrap().check().into_iter().next().unwrap().field
     }
 
     #[test]

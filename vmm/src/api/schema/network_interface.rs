@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{RateLimiter, Refused, check_id, rate_limiter};
+use super::{RateLimiter, Refusals, Refused, check_id, rate_limiter};
 
 /// The longest name of a network device, in bytes.
 const LONGEST_DEVICE_NAME: usize = 15;
@@ -28,28 +28,25 @@ pub struct NetworkInterface {
 }
 
 impl NetworkInterface {
-    pub(crate) fn check(&self) -> Result<(), Refused> {
-        check_id("iface_id", &self.iface_id)?;
+    pub(crate) fn check(&self) -> Refusals {
+        let mut wrong = Refusals::default();
+        wrong.note(check_id("iface_id", &self.iface_id));
         let name = &self.host_dev_name;
         let fits = (1..=LONGEST_DEVICE_NAME).contains(&name.len())
             && !name.chars().any(|c| c == '/' || c.is_whitespace() || c.is_control());
         if !fits {
-            return Err(Refused::new(
-                "host_dev_name",
-                format!("must be 1 to {LONGEST_DEVICE_NAME} bytes without spaces and slashes"),
-            ));
+            let reason = format!("must be 1 to {LONGEST_DEVICE_NAME} bytes without spaces and slashes");
+            wrong.add("host_dev_name", reason);
         }
         if self.guest_mac.is_some_and(MacAddress::is_group) {
-            return Err(Refused::new(
-                "guest_mac",
-                "must not be the address of a group: its first byte is odd",
-            ));
+            wrong.add("guest_mac", "must not be the address of a group: its first byte is odd");
         }
         if self.mtu.is_some() {
-            return Err(Refused::new("mtu", "underlay does not tell the guest: set it in the guest"));
+            wrong.add("mtu", "underlay does not tell the guest: set it in the guest");
         }
-        rate_limiter::check("rx_rate_limiter", self.rx_rate_limiter.as_ref())?;
-        rate_limiter::check("tx_rate_limiter", self.tx_rate_limiter.as_ref())
+        wrong.note(rate_limiter::check("rx_rate_limiter", self.rx_rate_limiter.as_ref()));
+        wrong.note(rate_limiter::check("tx_rate_limiter", self.tx_rate_limiter.as_ref()));
+        wrong
     }
 }
 

@@ -37,6 +37,11 @@ fn every_wrong_body_names_its_field() {
             vec!["backing", "shmem"],
         ),
         ("/machine-config", r#"{"vcpu_count":0,"mem_size_mib":1}"#.to_owned(), vec!["vcpu_count", "32"]),
+        (
+            "/machine-config",
+            r#"{"vcpu_count":0,"mem_size_mib":0,"smt":true}"#.to_owned(),
+            vec!["vcpu_count", "mem_size_mib", "smt"],
+        ),
         ("/machine-config", r#"{"vcpu_count":1,"mem_size_mib":1}}"#.to_owned(), vec!["after its end"]),
         ("/machine-config", "{".to_owned(), vec!["EOF"]),
         ("/machine-config", "{bad".to_owned(), vec!["should be: key must be a string"]),
