@@ -24,12 +24,13 @@ fn mistakes() {
     for expected in [
         format!("{path}:1:1: boot-source: is needed"),
         format!("{path}:2:20: machine-config.mem_size_mib: missing field"),
+        format!("{path}:2:35: machine-config.vcpu_count: must be 1 to 32"),
         format!("{path}:3:11: drive: unknown field"),
         format!("{path}:4:11: vsock: "),
     ] {
         assert!(refused.stderr.contains(&expected), "no {expected:?} in:\n{}", refused.stderr);
     }
-    assert_eq!(refused.stderr.lines().count(), 5, "{}", refused.stderr);
+    assert_eq!(refused.stderr.lines().count(), 6, "{}", refused.stderr);
 }
 
 fn senseless() {
