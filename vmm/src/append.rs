@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::unistd::{AccessFlags, eaccess};
+
 /// A file or FIFO that is appended to. Dropping it removes what it has made, if nothing was written: whoever is refused a start
 /// finds no file that was not there before.
 #[derive(Debug)]
@@ -29,6 +31,26 @@ impl AppendFile {
                 Ok(Self { file: options.create(true).open(path)?, made: None })
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the file at `path` can be opened or made, as far as can be told without making it: others may write to it
+    /// as soon as it is there. Nor is a FIFO opened: whoever reads it would read its end when it is closed.
+    pub(crate) fn check(path: &Path) -> io::Result<()> {
+        match fs::metadata(path) {
+            Ok(found) if found.is_file() || found.is_dir() => {
+                OpenOptions::new().read(true).append(true).open(path).map(drop)
+            }
+            Ok(_) => Ok(()),
+            // It may be made where the link leads to.
+            Err(_) if path.is_symlink() => Ok(()),
+            Err(error) => match path.parent() {
+                Some(folder) if error.kind() == io::ErrorKind::NotFound => {
+                    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+                    Ok(eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK)?)
+                }
+                _ => Err(error),
+            },
         }
     }
 
@@ -62,7 +84,13 @@ impl Drop for AppendFile {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::{fd::AsFd, unix::fs::symlink};
+
+    use nix::{
+        poll::{PollFd, PollFlags, PollTimeout, poll},
+        sys::stat::Mode,
+        unistd::mkfifo,
+    };
 
     use super::*;
 
@@ -110,6 +138,38 @@ mod tests {
         drop(file);
 
         assert!(path.exists());
+    }
+
+    #[test]
+    fn what_can_be_made_is_not_made_to_find_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("log"), folder.path().join("link"));
+        symlink(&path, &link).unwrap();
+
+        for path in [&path, &link, Path::new("a-log-that-is-not-there")] {
+            AppendFile::check(path).unwrap();
+            assert!(!path.exists(), "{path:?}");
+        }
+
+        File::create(&path).unwrap();
+        AppendFile::check(&path).unwrap();
+        for wrong in [folder.path(), &path.join("log"), Path::new("/nowhere/log"), Path::new("")] {
+            assert!(AppendFile::check(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_check_does_not_end_what_a_reader_waits_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+
+        AppendFile::check(&path).unwrap();
+
+        // A reader hears of a hangup once a writer has come and gone.
+        let mut heard = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut heard, PollTimeout::ZERO), Ok(0));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `--config-file`, and the options that go with it.
 
-use std::{fs, process::Command};
+use std::{fs, os::unix::fs::symlink, process::Command};
 
 use serde_json::json;
 use underlay_tests::{Linux, Need, Suite, Turn, underlay, underlay_path};
 
 pub(crate) fn add_to(suite: &mut Suite) {
     suite.test("files::all_mistakes_are_told_with_their_lines", &[], mistakes);
+    suite.test("files::a_log_that_cannot_be_made_is_named", &[], unwritable_log);
     suite.test("files::options_that_make_no_sense_are_refused", &[], senseless);
     suite.test("files::the_version_names_the_api", &[], version);
     suite.test("files::one_boots_linux_and_its_status_is_the_exit_code", &[Need::Kvm, Need::Linux], boots);
@@ -31,6 +32,23 @@ fn mistakes() {
         assert!(refused.stderr.contains(&expected), "no {expected:?} in:\n{}", refused.stderr);
     }
     assert_eq!(refused.stderr.lines().count(), 6, "{}", refused.stderr);
+}
+
+/// Where a link leads to is found out when the log is made.
+fn unwritable_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(path("kernel"), "kernel").unwrap();
+    symlink("/nowhere/log", path("log")).unwrap();
+    let config =
+        json!({"boot-source": {"kernel_image_path": path("kernel")}, "logger": {"log_path": path("log")}});
+    fs::write(path("config.json"), config.to_string()).unwrap();
+
+    let refused = underlay(&["run", "--no-api", "--config-file", &path("config.json")]);
+
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    let expected = format!("logger.log_path: cannot write the log to {}: No such file", path("log"));
+    assert!(refused.stderr.contains(&expected), "no {expected:?} in:\n{}", refused.stderr);
 }
 
 fn senseless() {

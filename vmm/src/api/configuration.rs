@@ -30,11 +30,18 @@ impl Configuration {
     /// # Errors
     /// One [`Misplaced`] for each field that is not taken.
     pub fn of(document: VmConfig) -> Result<Self, Vec<Misplaced>> {
-        let VmConfig { balloon, drives, boot_source, machine_config, network_interfaces, entropy, .. } =
-            document;
-        let mut new = Self {
-            config: VmConfig { logger: document.logger, metrics: document.metrics, ..VmConfig::default() },
-        };
+        let VmConfig {
+            balloon,
+            drives,
+            boot_source,
+            logger,
+            machine_config,
+            metrics,
+            network_interfaces,
+            entropy,
+            ..
+        } = document;
+        let mut new = Self::default();
         let mut wrong = Vec::new();
         let mut note = |section, index, refused: Refusals| {
             wrong.extend(refused.into_iter().map(|refused| Misplaced { section: (section, index), refused }));
@@ -79,6 +86,15 @@ impl Configuration {
         if let Some(entropy) = entropy {
             note("entropy", None, entropy.check().into());
             new.config.entropy = Some(entropy);
+        }
+        // Those of the API are opened at once instead.
+        if let Some(logger) = logger {
+            note("logger", None, logger.check().into());
+            new.config.logger = Some(logger);
+        }
+        if let Some(metrics) = metrics {
+            note("metrics", None, metrics.check().into());
+            new.config.metrics = Some(metrics);
         }
         if wrong.is_empty() { Ok(new) } else { Err(wrong) }
     }

@@ -43,6 +43,8 @@ pub use vm::{Vm, VmChange, VmState};
 
 use std::{fs, path::Path};
 
+use crate::append::AppendFile;
+
 /// Whether `id` names a drive or an interface: letters, digits and `_`.
 fn check_id(field: &'static str, id: &str) -> Result<(), Refused> {
     let fits = !id.is_empty() && id.chars().all(|c| c == '_' || c.is_alphanumeric());
@@ -51,6 +53,11 @@ fn check_id(field: &'static str, id: &str) -> Result<(), Refused> {
     } else {
         Err(Refused::new(field, "must be one or more letters, digits and underscores"))
     }
+}
+
+/// Whether lines can be appended to the file at `path`.
+fn check_appendable(field: &'static str, path: &Path) -> Result<(), Refused> {
+    AppendFile::check(path).map_err(|error| Refused::new(field, format!("{}: {error}", path.display())))
 }
 
 /// Whether there is a file at `path` that this process may read; a FIFO is never opened, which would wait for a writer.

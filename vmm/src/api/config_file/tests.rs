@@ -184,6 +184,9 @@ fn each_field_of_a_section_is_told() {
      "guest_mac": "06:00:00:00:00:01",
      "mtu": 1500}
   ],
+  "logger": {"level": "Info",
+             "log_path": "/nowhere/log"},
+  "metrics": {"metrics_path": "/nowhere/metrics"},
   "balloon": {"amount_mib": 1, "deflate_on_oom": false}
 }"#,
     );
@@ -207,6 +210,8 @@ fn each_field_of_a_section_is_told() {
             "23: network-interfaces[1].mtu: underlay does not tell the guest",
             "24: network-interfaces[2].iface_id: \"a\" is there twice",
             "27: network-interfaces[2].mtu: underlay does not tell the guest",
+            "30: logger.log_path: /nowhere/log: No such file",
+            "31: metrics.metrics_path: /nowhere/metrics: No such file",
         ],
     );
 }

@@ -11,9 +11,15 @@ use crate::{
 /// Why what is configured cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The log cannot be written where it is to be.
-    #[error("cannot write the log")]
-    Logger(#[source] io::Error),
+    /// The log cannot be written where the configuration says.
+    #[error("logger.log_path: cannot write the log to {}", path.display())]
+    Logger {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// Nor can the metrics.
     #[error("cannot write metrics to {}", path.display())]
     Metrics {
@@ -35,7 +41,8 @@ impl Controller {
     /// [`StartError`], but for `Launch`.
     pub fn observe(&mut self, metrics_path: Option<PathBuf>) -> Result<(), StartError> {
         if let Some(logger) = &self.config().logger {
-            logging::configure(logger).map_err(StartError::Logger)?;
+            let path = logger.log_path.clone().unwrap_or_default();
+            logging::configure(logger).map_err(|source| StartError::Logger { path, source })?;
         }
         let given =
             metrics_path.map(|metrics_path| MetricsConfig { metrics_path, emit_id: false, properties: None });

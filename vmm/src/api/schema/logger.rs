@@ -4,6 +4,8 @@ use std::{path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::{Refused, check_appendable};
+
 /// The body of PUT /logger. What is left out stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -18,6 +20,12 @@ pub struct Logger {
     pub show_log_origin: Option<bool>,
     /// The module whose lines are logged; those of its submodules are too.
     pub module: Option<String>,
+}
+
+impl Logger {
+    pub(crate) fn check(&self) -> Result<(), Refused> {
+        self.log_path.as_deref().map_or(Ok(()), |path| check_appendable("log_path", path))
+    }
 }
 
 /// The least that is logged; case does not matter.

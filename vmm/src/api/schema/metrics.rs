@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::{Refused, check_appendable};
+
 /// The body of PUT /metrics.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -16,4 +18,10 @@ pub struct MetricsConfig {
     /// What each line has beside the metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub properties: Option<BTreeMap<String, String>>,
+}
+
+impl MetricsConfig {
+    pub(crate) fn check(&self) -> Result<(), Refused> {
+        check_appendable("metrics_path", &self.metrics_path)
+    }
 }
