@@ -280,6 +280,10 @@ impl Server<'_> {
                 return Outcome::of(self.id, done);
             }
         }
+        // A write, if not of data: it is as durable as one.
+        if zeroes && self.write_through {
+            return Outcome::of(self.id, self.disk.flush());
+        }
         Outcome::Done
     }
 }
