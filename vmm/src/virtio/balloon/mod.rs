@@ -42,6 +42,8 @@ const F_REPORTING: u64 = 1 << 5;
 /// As many as there may be.
 const QUEUE_SIZES: [u16; 5] = [256; 5];
 const PAGES_PER_MIB: u32 = 256;
+/// The least that a timer takes: none at all would stop it.
+const AT_ONCE: Duration = Duration::from_nanos(1);
 
 /// The device.
 #[derive(Debug)]
@@ -151,7 +153,7 @@ impl Balloon {
         self.hinting
     }
 
-    /// Changes how often the guest is to tell about its memory.
+    /// Changes how often the guest is to tell about its memory: from now on, so that it does that at once.
     ///
     /// # Errors
     /// [`BalloonError`]: statistics that were off stay off, as the driver has no queue for them.
@@ -160,7 +162,7 @@ impl Balloon {
             return Err(BalloonError::NoStats);
         }
         if let Some(timer) = &self.timer {
-            set_timer(timer, interval).map_err(BalloonError::Timer)?;
+            set_timer(timer, AT_ONCE, interval).map_err(BalloonError::Timer)?;
         }
         self.config.stats_interval = Some(interval);
         Ok(())
@@ -255,9 +257,9 @@ fn hint(hinting: &mut Hinting, chain: &mut Chain, pages: &mut Pages, counters: &
     false
 }
 
-fn set_timer(timer: &TimerFd, interval: Duration) -> Result<(), Errno> {
-    let interval = Expiration::Interval(TimeSpec::from_duration(interval));
-    timer.set(interval, TimerSetTimeFlags::empty())
+fn set_timer(timer: &TimerFd, first: Duration, interval: Duration) -> Result<(), Errno> {
+    let [first, interval] = [first, interval].map(TimeSpec::from_duration);
+    timer.set(Expiration::IntervalDelayed(first, interval), TimerSetTimeFlags::empty())
 }
 
 impl VirtioDevice for Balloon {
@@ -307,7 +309,7 @@ impl VirtioDevice for Balloon {
         let interrupt = Arc::clone(&activation.interrupt);
         let queues = roles.zip(activation.into_queues()).collect();
         if let (Some(timer), Some(interval)) = (&self.timer, self.config.stats_interval) {
-            set_timer(timer, interval).map_err(|errno| ActivateError::Host(errno.into()))?;
+            set_timer(timer, interval, interval).map_err(|errno| ActivateError::Host(errno.into()))?;
         }
         self.active = Some(Active { queues, pages, interrupt, stats_request: None });
         Ok(())
