@@ -200,7 +200,10 @@ impl Memory {
     }
 
     /// The parts of `range`, each with the RAM it is in.
-    fn split(&self, range: AddressRange) -> Result<Vec<(&GuestRam, AddressRange)>, MemoryError> {
+    ///
+    /// # Errors
+    /// [`MemoryError::NotRam`].
+    pub(crate) fn split(&self, range: AddressRange) -> Result<Vec<(&GuestRam, AddressRange)>, MemoryError> {
         let mut parts = Vec::with_capacity(1);
         let mut next = range.start();
         for ram in &self.rams {

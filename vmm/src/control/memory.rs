@@ -68,10 +68,16 @@ impl MemoryControl {
     /// Changes what is asked for in a range, or everywhere.
     ///
     /// # Errors
-    /// [`OperationError::Unsupported`] where the kernel resolves the faults.
+    /// [`OperationError::Refused`] if the range is not all RAM, [`OperationError::Unsupported`] where the kernel resolves the
+    /// faults.
     pub fn set_policy(&self, policy: &MemoryPolicy) -> Result<(), OperationError> {
-        let mut parts = Vec::new();
-        for ram in self.memory.rams() {
+        let range = policy.range.map(MemoryRange::check).transpose()?;
+        let parts = match range {
+            Some(range) => self.memory.split(range).map_err(of_memory)?,
+            None => self.memory.rams().iter().map(|ram| (&**ram, ram.range())).collect(),
+        };
+        let mut managed = Vec::with_capacity(parts.len());
+        for (ram, part) in parts {
             let Some(mm) = ram.mm() else {
                 let why = format!(
                     "{} has no policy: the kernel resolves its faults; use a managed backing",
@@ -79,18 +85,10 @@ impl MemoryControl {
                 );
                 return Err(OperationError::Unsupported(why));
             };
-            let range = policy.range.map(MemoryRange::check).transpose()?;
-            parts.extend(
-                range
-                    .map_or(Some(ram.range()), |range| range.intersection(ram.range()))
-                    .map(|range| (mm, range)),
-            );
-        }
-        if parts.is_empty() {
-            return Err(Refused::new("range", "is no guest RAM").into());
+            managed.push((mm, part));
         }
         for change in changes(policy) {
-            for (mm, range) in &parts {
+            for (mm, range) in &managed {
                 mm.modify(*range, &change).map_err(OperationError::failed)?;
             }
         }
@@ -108,8 +106,7 @@ impl MemoryControl {
                 zeroed_bytes: done.zeroed_bytes,
                 pinned_bytes: done.pinned_bytes,
             }),
-            Err(error @ MemoryError::NotRam { .. }) => Err(Refused::new("start", error.to_string()).into()),
-            Err(error) => Err(OperationError::failed(error)),
+            Err(error) => Err(of_memory(error)),
         }
     }
 
@@ -183,6 +180,14 @@ fn unmanaged(ram: &GuestRam, usage: RamReport) -> VmaUsage {
         huge_bytes,
         base_bytes: resident.saturating_sub(huge_bytes),
         ..VmaUsage::default()
+    }
+}
+
+/// What a part of a range that is no RAM, or anything else that failed, is for who asked.
+fn of_memory(error: MemoryError) -> OperationError {
+    match error {
+        MemoryError::NotRam { .. } => Refused::new("start", error.to_string()).into(),
+        error => OperationError::failed(error),
     }
 }
 

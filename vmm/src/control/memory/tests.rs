@@ -58,3 +58,14 @@ fn only_managed_ram_has_a_policy() {
     assert!(matches!(refused, OperationError::Unsupported(_)), "{refused:?}");
     assert!(refused.to_string().contains("anonymous"), "{refused}");
 }
+
+#[test]
+fn a_policy_is_for_ram() {
+    let control = control(16 * MIB, Backing::Anonymous);
+    let beyond = MemoryRange { start: 16 * MIB - 4096, length: 8192 };
+    let policy = MemoryPolicy { mergeable: Some(true), range: Some(beyond), ..MemoryPolicy::default() };
+
+    let refused = control.set_policy(&policy).unwrap_err();
+
+    assert!(matches!(refused, OperationError::Refused(_)), "{refused:?}");
+}
