@@ -95,7 +95,17 @@ fn boots() {
     fs::write(path("config.json"), config.to_string()).unwrap();
 
     let mut run = Command::new(underlay_path());
-    run.args(["run", "--no-api", "--no-seccomp", "--boot-timer", "--id", "from-a-file", "--config-file"]);
+    run.args([
+        "run",
+        "--no-api",
+        "--no-seccomp",
+        "--seccomp-filter",
+        "/dev/null",
+        "--boot-timer",
+        "--id",
+        "from-a-file",
+        "--config-file",
+    ]);
     let output = run.arg(path("config.json")).output().unwrap();
 
     assert_eq!(output.status.code(), Some(7), "{output:?}");

@@ -59,6 +59,9 @@ struct MeaninglessArgs {
     /// There is no system-call filter
     #[arg(long)]
     no_seccomp: bool,
+    /// Nor does a file make one
+    #[arg(long, value_name = "FILE")]
+    seccomp_filter: Option<PathBuf>,
     /// Devices are on MMIO
     #[arg(long)]
     enable_pci: bool,
