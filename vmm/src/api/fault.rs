@@ -34,6 +34,8 @@ pub(super) enum Fault {
     Unfit(#[from] Refusals),
     #[error("{0} cannot be changed after the microVM has started")]
     AfterStart(&'static str),
+    #[error("the microVM has been started already")]
+    StartedAlready,
     #[error("{0} is not possible before the microVM has started (PUT /actions InstanceStart)")]
     BeforeStart(&'static str),
     #[error("there is no {0}: configure it before the microVM is started")]

@@ -65,7 +65,7 @@ impl Controller {
 
     /// Starts what was configured by the API.
     pub(super) fn start(&mut self) -> Result<(), Fault> {
-        self.before_start("the microVM")?;
+        self.before_start("the microVM").map_err(|_| Fault::StartedAlready)?;
         if self.config().boot_source.is_none() {
             return Err(Fault::NotConfigured("kernel (PUT /boot-source)".to_owned()));
         }

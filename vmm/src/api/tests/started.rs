@@ -128,12 +128,12 @@ fn what_was_configured_is_fixed() {
         ("PUT", "/entropy", "{}", "entropy"),
         ("PUT", "/logger", "{}", "log"),
         ("PUT", "/metrics", r#"{"metrics_path":"DIR/m"}"#, "metrics"),
-        ("PUT", "/actions", r#"{"action_type":"InstanceStart"}"#, "microVM"),
     ] {
         client
             .request(method, path, &setup.named(body))
             .assert_fault(&[what, "after the microVM has started"]);
     }
+    client.put("/actions", r#"{"action_type":"InstanceStart"}"#).assert_fault(&["has been started already"]);
     assert_eq!(setup.notes.take(), [""; 0]);
 }
 
