@@ -49,6 +49,7 @@ pub(crate) fn add_to(suite: &mut Suite) {
     }
     let needs = [Need::Kvm, Need::Linux];
     suite.test("balloon::pages_that_the_guest_frees_are_reported", &needs, reported);
+    suite.test("balloon::a_guest_short_of_memory_takes_some_back", &needs, short_of_memory);
     suite.test("balloon::a_guest_tells_about_its_memory_and_hints_at_what_is_free", &needs, told);
 }
 
@@ -196,6 +197,21 @@ fn reported() {
     assert!(resident <= bytes - 48 * M, "{resident} bytes are resident");
     let text = bench.finish();
     assert!(text.contains("init: passed release:32:20"), "{text}");
+}
+
+fn short_of_memory() {
+    let config = BalloonConfig { amount_mib: 40, deflate_on_oom: true, ..BalloonConfig::default() };
+    // It has 96 MiB, and begins to fill when the balloon has got what it is to have.
+    let bench = boot(Backing::Anonymous, 96 * M, config, "release:4:25,fill:44:1");
+    bench.wait_until("inflated", |balloon| balloon.actual_pages() == 40 * 256);
+
+    bench.guest.wait_for("init: passed fill:44:1", 1);
+
+    let counters = bench.balloon.lock().unwrap().counters();
+    println!("{counters:?}");
+    assert!(counters.deflated_pages > 0, "{counters:?}");
+    let (ending, text) = bench.guest.finish();
+    assert!(matches!(ending, Ending::Exited(0)) && !text.contains("Killed process"), "{ending:?}\n{text}");
 }
 
 /// How many bytes are free, and of how many.
