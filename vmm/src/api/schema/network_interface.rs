@@ -87,7 +87,8 @@ impl MacAddress {
     }
 
     /// Whether it stands for many.
-    const fn is_group(self) -> bool {
+    #[must_use]
+    pub const fn is_group(self) -> bool {
         self.0[0] & 1 != 0
     }
 }

@@ -59,7 +59,7 @@ struct MeaninglessArgs {
     /// There is no system-call filter
     #[arg(long)]
     no_seccomp: bool,
-    /// Nor does a file make one
+    /// There is none to be replaced by the one in this file
     #[arg(long, value_name = "FILE")]
     seccomp_filter: Option<PathBuf>,
     /// Devices are on MMIO

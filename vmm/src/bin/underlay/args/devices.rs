@@ -124,11 +124,12 @@ fn parse_net(text: &str) -> Result<NetworkInterface, String> {
 /// Reads the address of one interface.
 fn parse_mac(text: &str) -> Result<MacAddress, String> {
     let mac: MacAddress = text.parse().map_err(|error: InvalidMacAddress| error.to_string())?;
-    if mac.bytes()[0] & 1 == 0 {
-        Ok(mac)
-    } else {
-        Err(format!("{text} is the address of a group: make its first byte even, as in 06:00:ac:10:00:02"))
+    if mac.is_group() {
+        return Err(format!(
+            "{text} is the address of a group: make its first byte even, as in 06:00:ac:10:00:02"
+        ));
     }
+    Ok(mac)
 }
 
 /// Reads `MIB[,WORD...]`.
